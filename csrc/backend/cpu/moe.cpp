@@ -1,0 +1,141 @@
+// The mixture of experts: router, moe_up, moe_down. The pairs (token, slot) are sorted by expert,
+// so that an expert's weights are read once a step for all of its rows.
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/multiply.h"
+
+namespace gptoss::cpu {
+namespace {
+
+// Best first, ties to the lower id. A score that is NaN is never better, but someone must win.
+void choose_experts(const float* score, int experts, int top_k, int* expert, float* weight) {
+    for (int slot = 0; slot < top_k; ++slot) {
+        int best = -1;
+        for (int e = 0; e < experts; ++e) {
+            if (std::find(expert, expert + slot, e) != expert + slot) continue;
+            if (best < 0 || score[e] > score[best]) best = e;
+        }
+        expert[slot] = best;
+    }
+    float total = 0;
+    for (int slot = 0; slot < top_k; ++slot)
+        total += weight[slot] = std::exp(score[expert[slot]] - score[expert[0]]);
+    for (int slot = 0; slot < top_k; ++slot) weight[slot] /= total;
+}
+
+constexpr int kMostExperts = 128;
+constexpr int kTaskPanels = 4;
+
+}  // namespace
+
+void CpuBackend::router(const RouterArgs& a) {
+    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+    pool_.run(a.tokens, [&](int64_t t, int thread) {
+        auto* h = static_cast<std::byte*>(a.h) + t * a.hidden * sizeof(float);
+        float* row = blocks ? staging_ + thread * widest_ : reinterpret_cast<float*>(h);
+        kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
+        if (blocks) kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
+        float score[kMostExperts];
+        const void* x = row;
+        for (int panel = 0; panel < panel_count(a.experts); ++panel) {
+            float out[kMostProductRows][kPanelRows];
+            multiply_panel(kernels_.bf16_float, a.gate, 0, panel, &x, 1, out);
+            const int first = panel * kPanelRows;
+            for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
+                score[e] = out[0][e - first] + a.bias[e];
+        }
+        choose_experts(score, a.experts, a.top_k, a.expert + t * a.top_k,
+                       a.weight + t * a.top_k);
+    });
+}
+
+void CpuBackend::sort_by_expert(const int* expert, int pairs, int experts) {
+    std::fill(begin_.begin(), begin_.end(), 0);
+    for (int i = 0; i < pairs; ++i) ++begin_[expert[i] + 1];
+    active_.clear();
+    for (int e = 0; e < experts; ++e) {
+        if (begin_[e + 1]) active_.push_back(e);
+        begin_[e + 1] += begin_[e];
+    }
+    // Counting sort; begin_[e] walks to the end of e's part, and is shifted back after.
+    for (int i = 0; i < pairs; ++i) sorted_[begin_[expert[i]]++] = i;
+    for (int e = experts; e > 0; --e) begin_[e] = begin_[e - 1];
+    begin_[0] = 0;
+}
+
+template <class Use>
+void CpuBackend::for_each_expert(const int* expert, int pairs, int experts, int tasks, Use use) {
+    sort_by_expert(expert, pairs, experts);
+    pool_.run(static_cast<int64_t>(active_.size()) * tasks, [&](int64_t index, int) {
+        const int e = active_[index / tasks], task = static_cast<int>(index % tasks);
+        for (int first = begin_[e]; first < begin_[e + 1]; first += kernels_.max_rows)
+            use(e, task, sorted_ + first, std::min(kernels_.max_rows, begin_[e + 1] - first));
+    });
+}
+
+void CpuBackend::moe_up(const MoeUpArgs& a) {
+    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+    const Product product = this->product(WeightFormat::kMxfp4);
+    // A task makes 32 outputs, one block: two pairs of a gate and an up panel.
+    for_each_expert(
+        a.expert, a.tokens * a.top_k, a.experts, a.inner / kBlock,
+        [&](int e, int task, const int* pair, int rows) {
+            const void* x[kMostProductRows];
+            for (int r = 0; r < rows; ++r)
+                x[r] = static_cast<const std::byte*>(a.h) +
+                       size_t(pair[r] / a.top_k) * a.hidden * sizeof(float);
+            float gate[kMostProductRows][kBlock], up[kMostProductRows][kBlock];
+            for (int p = 0; p < kTaskPanels; ++p) {
+                const int panel = task * kTaskPanels + p;
+                float out[kMostProductRows][kPanelRows];
+                multiply_panel(product, a.weight, e, panel, x, rows, out);
+                const float* bias = a.bias + size_t(e) * 2 * a.inner + panel * kPanelRows;
+                for (int r = 0; r < rows; ++r)
+                    for (int i = 0; i < kPanelRows; ++i)
+                        (p % 2 ? up : gate)[r][p / 2 * kPanelRows + i] = out[r][i] + bias[i];
+            }
+            for (int r = 0; r < rows; ++r) {
+                auto* act = static_cast<std::byte*>(a.act) + size_t(pair[r]) * a.inner * 4;
+                float* out = blocks ? gate[r] : reinterpret_cast<float*>(act) + task * kBlock;
+                kernels_.swiglu(gate[r], up[r], kBlock, a.limit, out);
+                if (blocks) kernels_.quantize(out, kBlock, block_row(act, a.inner), task);
+            }
+        });
+}
+
+void CpuBackend::moe_down(const MoeDownArgs& a) {
+    const Product product = this->product(WeightFormat::kMxfp4);
+    const int panels = panel_count(a.hidden);
+    for_each_expert(
+        a.expert, a.tokens * a.top_k, a.experts, (panels + kTaskPanels - 1) / kTaskPanels,
+        [&](int e, int task, const int* pair, int rows) {
+            const void* x[kMostProductRows];
+            for (int r = 0; r < rows; ++r)
+                x[r] = static_cast<const std::byte*>(a.act) + size_t(pair[r]) * a.inner * 4;
+            const int end = std::min((task + 1) * kTaskPanels, panels);
+            for (int panel = task * kTaskPanels; panel < end; ++panel) {
+                float out[kMostProductRows][kPanelRows];
+                multiply_panel(product, a.matrix, e, panel, x, rows, out);
+                const int first = panel * kPanelRows;
+                const float* bias = a.bias + size_t(e) * a.hidden + first;
+                for (int r = 0; r < rows; ++r)
+                    for (int i = 0; i < kPanelRows; ++i)
+                        partial_[size_t(pair[r]) * a.hidden + first + i] = out[r][i] + bias[i];
+            }
+        });
+    // Slot by slot, best expert first: the order does not follow the sorting.
+    pool_.run(a.tokens, [&](int64_t t, int) {
+        for (int i = 0; i < a.hidden; ++i) {
+            float total = 0;
+            for (int slot = 0; slot < a.top_k; ++slot) {
+                const size_t pair = t * a.top_k + slot;
+                total += a.weight[pair] * partial_[pair * a.hidden + i];
+            }
+            a.x[t * a.hidden + i] += total;
+        }
+    });
+}
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,102 @@
+// Work on one activation row: norm, quantisation, SwiGLU, and sums over the vocabulary. Included
+// once for each instruction set, inside its namespace, after its vec_*.h.
+
+// e**x by Cody and Waite reduction and a polynomial of degree 6; relative error under 2e-7.
+inline F32x16 exp(F32x16 x) {
+    // Below this the result is no normal number: zero.
+    const F32x16 smallest = splat(-87.3f);
+    // With x second, a NaN stays one.
+    const F32x16 clamped = min(splat(88.0f), max(smallest, x));
+    const I32x16 n = round(clamped * splat(1.44269504f));
+    const F32x16 m = to_float(n);
+    const F32x16 r = fma(m, splat(2.12194440e-4f), fma(m, splat(-0.693359375f), clamped));
+    F32x16 p = splat(1.0f / 720);
+    for (float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, splat(c));
+    return where_less(x, smallest, splat(0), p * power_of_two(n));
+}
+
+void rms_norm(const float* x, const float* gain, int n, float eps, float* out) {
+    F32x16 squares[2] = {splat(0), splat(0)};
+    for (int i = 0; i < n; i += 32) {
+        for (int half = 0; half < 2; ++half) {
+            const F32x16 v = load(x + i + 16 * half);
+            squares[half] = fma(v, v, squares[half]);
+        }
+    }
+    const float mean = sum(squares[0] + squares[1]) / static_cast<float>(n);
+    const F32x16 factor = splat(1.0f / __builtin_sqrtf(mean + eps));
+    for (int i = 0; i < n; i += 16) store(out + i, load(x + i) * factor * load(gain + i));
+}
+
+// The high byte's 256 steps leave room for a low byte of either sign.
+constexpr float kLargest = 127 * 256;
+
+void quantize(const float* x, int n, const BlockRow& row, int first_block) {
+    for (int b = 0; b < n / kBlock; ++b) {
+        const F32x16 v[2] = {load(x + kBlock * b), load(x + kBlock * b + 16)};
+        const float largest = max(max(abs(v[0]), abs(v[1])));
+        // Zero for finite values; a value that is not finite must not become one.
+        const float poison = sum((v[0] - v[0]) + (v[1] - v[1]));
+        const F32x16 steps = splat(largest > 1e-30f ? kLargest / largest : 0.0f);
+        const int block = first_block + b;
+        row.scale[block] = largest / kLargest + poison;
+        I32x16 hi_sum = splat_int(0), lo_sum = splat_int(0);
+        for (int half = 0; half < 2; ++half) {
+            I32x16 q = round(v[half] * steps);
+            I32x16 hi = shift_right_signed(q + splat_int(128), 8);
+            I32x16 lo = q - shift_left(hi, 8);
+            // -128 has no positive twin for vpsignb: one step up.
+            lo = increment_where(lo, splat_int(-128));
+            store_int8(row.hi + kBlock * block + 16 * half, hi);
+            store_int8(row.lo + kBlock * block + 16 * half, lo);
+            hi_sum = hi_sum + hi;
+            lo_sum = lo_sum + lo;
+        }
+        row.hi_sum[block] = sum(hi_sum);
+        row.lo_sum[block] = sum(lo_sum);
+    }
+}
+
+void swiglu(const float* gate, const float* up, int n, float limit, float* out) {
+    const F32x16 one = splat(1);
+    for (int i = 0; i < n; i += 16) {
+        const F32x16 g = min(splat(limit), load(gate + i));
+        const F32x16 u = max(splat(-limit), min(splat(limit), load(up + i)));
+        const F32x16 sigmoid = one / (one + exp(g * splat(-1.702f)));
+        store(out + i, g * sigmoid * (u + one));
+    }
+}
+
+float max(const float* x, int n) {
+    float largest = x[0];
+    int i = 0;
+    if (n >= 16) {
+        F32x16 all = load(x);
+        for (; i + 16 <= n; i += 16) all = max(all, load(x + i));
+        largest = max(all);
+    }
+    for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+double sum_exp(const float* x, int n, float max) {
+    double total = 0;
+    for (int i = 0; i < n; i += 16) {
+        float tail[16];
+        const bool whole = i + 16 <= n;
+        for (int j = 0; !whole && j < 16; ++j) tail[j] = i + j < n ? x[i + j] : max - 1000;
+        const F32x16 below = load(whole ? x + i : tail) - splat(max);
+        // The second term is zero, or NaN where x is infinite or NaN.
+        total += sum(exp(below) + (below - below));
+    }
+    return total;
+}
+
+uint64_t read(const std::byte* data, size_t bytes) {
+    uint64_t all = 0;
+    for (size_t i = 0; i < bytes; i += 256) {
+        prefetch(data + i + kPrefetchBytes);
+        all |= read_256(data + i);
+    }
+    return all;
+}

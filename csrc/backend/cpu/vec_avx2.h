@@ -1,0 +1,238 @@
+// Sixteen lanes in two AVX2 registers. Included by kernels_avx2.cpp alone.
+#pragma once
+
+#include <immintrin.h>
+
+namespace gptoss::cpu::avx2 {
+
+constexpr int kMaxRows = 2;    // activation rows a product takes at once: accumulators fit
+constexpr int kHeadGroup = 4;  // query heads that share a read of keys and values
+
+struct F32x16 {
+    __m256 a, b;
+};
+struct I32x16 {
+    __m256i a, b;
+};
+
+inline F32x16 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32x16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+inline F32x16 operator+(F32x16 x, F32x16 y) {
+    return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+inline F32x16 operator-(F32x16 x, F32x16 y) {
+    return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+inline F32x16 operator*(F32x16 x, F32x16 y) {
+    return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+inline F32x16 operator/(F32x16 x, F32x16 y) {
+    return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline F32x16 min(F32x16 x, F32x16 y) {
+    return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+inline F32x16 max(F32x16 x, F32x16 y) {
+    return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+inline F32x16 abs(F32x16 x) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    return {_mm256_and_ps(x.a, magnitude), _mm256_and_ps(x.b, magnitude)};
+}
+// y where x < limit, else z
+inline F32x16 where_less(F32x16 x, F32x16 limit, F32x16 y, F32x16 z) {
+    return {_mm256_blendv_ps(z.a, y.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
+            _mm256_blendv_ps(z.b, y.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
+}
+// x in lanes [begin, end), fill elsewhere
+inline F32x16 keep(F32x16 x, int begin, int end, F32x16 fill) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const auto half = [&](__m256 kept, __m256 other, int first) {
+        const __m256i position = _mm256_add_epi32(lane, _mm256_set1_epi32(first));
+        const __m256i inside =
+            _mm256_and_si256(_mm256_cmpgt_epi32(position, _mm256_set1_epi32(begin - 1)),
+                             _mm256_cmpgt_epi32(_mm256_set1_epi32(end), position));
+        return _mm256_blendv_ps(other, kept, _mm256_castsi256_ps(inside));
+    };
+    return {half(x.a, fill.a, 0), half(x.b, fill.b, 8)};
+}
+inline float sum(F32x16 x) {
+    const __m256 eight = _mm256_add_ps(x.a, x.b);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float max(F32x16 x) {
+    const __m256 eight = _mm256_max_ps(x.a, x.b);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline F32x16 to_float(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I32x16 round(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+// 2**n for n in [-126, 127]
+inline F32x16 power_of_two(I32x16 n) {
+    const __m256i bias = _mm256_set1_epi32(127);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+
+inline I32x16 splat_int(int x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline __m256i load_256(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline I32x16 load_int(const void* p) {
+    return {load_256(p), load_256(static_cast<const char*>(p) + 32)};
+}
+inline I32x16 operator+(I32x16 x, I32x16 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+inline I32x16 operator-(I32x16 x, I32x16 y) {
+    return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+inline I32x16 shift_left(I32x16 x, int n) {
+    return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+}
+inline I32x16 shift_right(I32x16 x, int n) {
+    return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)};
+}
+inline I32x16 shift_right_signed(I32x16 x, int n) {
+    return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
+}
+inline I32x16 low_byte(I32x16 x) {
+    const __m256i mask = _mm256_set1_epi32(255);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+}
+// x + 1 where x == y, else x
+inline I32x16 increment_where(I32x16 x, I32x16 y) {
+    return {_mm256_sub_epi32(x.a, _mm256_cmpeq_epi32(x.a, y.a)),
+            _mm256_sub_epi32(x.b, _mm256_cmpeq_epi32(x.b, y.b))};
+}
+inline int sum(I32x16 x) {
+    const __m256i eight = _mm256_add_epi32(x.a, x.b);
+    const __m128i four =
+        _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+inline void store_int8(int8_t* p, I32x16 x) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+inline __m256 widen_bf16(const void* p) {
+    const __m128i half = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+inline F32x16 load_bf16(const void* p) {
+    return {widen_bf16(p), widen_bf16(static_cast<const char*>(p) + 16)};
+}
+// 16 pairs: the first and the second of each.
+inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
+    const I32x16 pairs = load_int(p);
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+    first = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs.a, 16)),
+             _mm256_castsi256_ps(_mm256_slli_epi32(pairs.b, 16))};
+    second = {_mm256_castsi256_ps(_mm256_and_si256(pairs.a, high)),
+              _mm256_castsi256_ps(_mm256_and_si256(pairs.b, high))};
+}
+// 2**(byte - 127); a zero byte is the denormal 2**-127
+inline F32x16 load_e8m0(const void* p) {
+    const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    const auto half = [](__m128i eight) {
+        const __m256i e = _mm256_slli_epi32(_mm256_cvtepu8_epi32(eight), 23);
+        return _mm256_castsi256_ps(_mm256_max_epu32(e, _mm256_set1_epi32(0x00400000)));
+    };
+    return {half(bytes), half(_mm_srli_si128(bytes, 8))};
+}
+// The FP4 (e2m1) value of the low four bits of each lane.
+inline F32x16 fp4(I32x16 x) {
+    const auto half = [](__m256i bits) {
+        const __m256 magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
+        const __m256i sign =
+            _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(8)), 28);
+        return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, bits),
+                            _mm256_castsi256_ps(sign));
+    };
+    return {half(x.a), half(x.b)};
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// 16 rows x 32 columns as bytes: vectors 2 j and 2 j + 1 hold columns 4 j to 4 j + 3.
+struct ByteTile {
+    __m256i v[16];
+};
+// vpmaddubsw saturates on bytes above 127, so that int8 weights are taken signed here.
+constexpr int kInt8Offset = 0;
+constexpr int kMxfp4Offset = 12;  // what the bytes carry above twice the weights' values
+
+inline ByteTile load_int8(const void* p) {
+    const __m256i offset = _mm256_set1_epi8(static_cast<char>(128));
+    ByteTile tile;
+    for (int j = 0; j < 16; ++j)
+        tile.v[j] = _mm256_xor_si256(load_256(static_cast<const char*>(p) + 32 * j), offset);
+    return tile;
+}
+inline ByteTile load_mxfp4(const void* p) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    ByteTile tile;
+    for (int j = 0; j < 4; ++j) {
+        for (int half = 0; half < 2; ++half) {
+            const __m256i bytes = load_256(static_cast<const char*>(p) + 64 * j + 32 * half);
+            tile.v[4 * j + half] =
+                _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
+            tile.v[4 * j + 2 + half] = _mm256_shuffle_epi8(
+                table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+        }
+    }
+    return tile;
+}
+inline __m256i add_pairs(__m256i sum, __m256i pairs) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+// start + sum over the 32 columns of byte * x, exact: a pair is at most 2 * 24 * 127.
+inline I32x16 dot(const ByteTile& tile, const int8_t* x, I32x16 start) {
+    int words[8];
+    __builtin_memcpy(words, x, sizeof words);
+    for (int j = 0; j < 8; ++j) {
+        const __m256i w = _mm256_set1_epi32(words[j]);
+        start.a = add_pairs(start.a, _mm256_maddubs_epi16(tile.v[2 * j], w));
+        start.b = add_pairs(start.b, _mm256_maddubs_epi16(tile.v[2 * j + 1], w));
+    }
+    return start;
+}
+// The same for signed bytes; a pair is at most 2 * 127 * 127, for no x is -128.
+inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
+    int words[8];
+    __builtin_memcpy(words, x, sizeof words);
+    const auto pairs = [](__m256i bytes, __m256i w) {
+        return _mm256_maddubs_epi16(_mm256_abs_epi8(bytes), _mm256_sign_epi8(w, bytes));
+    };
+    for (int j = 0; j < 8; ++j) {
+        const __m256i w = _mm256_set1_epi32(words[j]);
+        start.a = add_pairs(start.a, pairs(tile.v[2 * j], w));
+        start.b = add_pairs(start.b, pairs(tile.v[2 * j + 1], w));
+    }
+    return start;
+}
+
+inline uint64_t read_256(const std::byte* p) {
+    __m256i all = load_256(p);
+    for (int i = 1; i < 8; ++i) all = _mm256_or_si256(all, load_256(p + 32 * i));
+    return static_cast<uint64_t>(_mm256_extract_epi64(all, 0));
+}
+
+}  // namespace gptoss::cpu::avx2

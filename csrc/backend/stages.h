@@ -1,0 +1,182 @@
+// The nine stages of a step, as plain structs of pointers and sizes.
+//
+// All matrices are row-major. A row of a step is one token of one sequence; rows of many sequences
+// may stand in one step in any order, a sequence's own rows by rising position.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace gptoss {
+
+enum class WeightFormat : uint8_t { kBf16, kInt8, kMxfp4 };
+enum class Precision : uint8_t { kExact, kFast };
+
+// A weight matrix, or one for each expert, in its backend's own layout.
+struct Matrix {
+    const std::byte* data = nullptr;
+    const std::byte* scales = nullptr;  // of blocks of 32 columns; null for bf16
+    WeightFormat format = WeightFormat::kBf16;
+    int rows = 0;
+    int columns = 0;
+    size_t data_stride = 0;   // bytes from one expert to the next
+    size_t scale_stride = 0;  // bytes
+};
+
+// Where one sequence keeps its keys and values. A session owns the memory.
+struct KvView {
+    std::byte* const* pages;  // [ceil(context / page_tokens)] of the full layers
+    std::byte* ring;          // of the windowed layers
+};
+
+// Where inside a page, or inside the ring, one layer's part lies, and how it is laid out:
+// keys, then values, each [kv_heads][slots / 16] tiles of 16 positions; a key tile is
+// [head_dim][16], so that 16 scores stand side by side, a value tile [16][head_dim].
+struct KvLayer {
+    size_t offset;  // bytes
+    int slots;      // positions in a page, or in the whole ring
+    int window;     // keys a query sees, its own included; 0: all of them (pages)
+    DType type;     // of keys and values: float32 or bfloat16
+};
+constexpr int kKvTile = 16;
+
+struct Row {
+    int token;
+    int position;
+    const KvView* kv;
+};
+
+// Look the tokens up.
+struct EmbedArgs {
+    const Row* rows;    // [tokens]
+    const bf16* table;  // [vocab, hidden]
+    float* x;           // [tokens, hidden]   out: residual
+    int tokens, hidden;
+};
+
+// Normalise, multiply, add the bias, rotate q and k, keep k and v.
+struct QkvArgs {
+    const Row* rows;        // [tokens]
+    const float* x;         // [tokens, hidden]   residual
+    const float* norm;      // [hidden]           gain
+    Matrix weight;          // [(heads + 2 kv_heads) * head_dim, hidden]
+    const float* bias;      // [(heads + 2 kv_heads) * head_dim]
+    const float* inv_freq;  // [head_dim / 2]     radians a position
+    float concentration;    // YaRN's factor on cosine and sine
+    float eps;
+    KvLayer kv;
+    float* q;  // [tokens, heads, head_dim]   out
+    int tokens, hidden, heads, kv_heads, head_dim;
+};
+
+// Softmax over the keys seen and the head's sink; the values' weighted sum.
+struct AttentionArgs {
+    const Row* rows;     // [tokens]
+    const float* q;      // [tokens, heads, head_dim]
+    const float* sinks;  // [heads]   a logit each
+    KvLayer kv;
+    float* out;  // [tokens, heads, head_dim]   out
+    int tokens, heads, kv_heads, head_dim;
+};
+
+// Multiply, add the bias and the residual.
+struct AttnOutArgs {
+    const float* attention;  // [tokens, columns]
+    Matrix weight;           // [hidden, columns = heads * head_dim]
+    const float* bias;       // [hidden]
+    float* x;                // [tokens, hidden]   in and out: residual
+    int tokens, hidden, columns;
+};
+
+// Normalise, score the experts, keep the best.
+struct RouterArgs {
+    const float* x;     // [tokens, hidden]   residual
+    const float* norm;  // [hidden]           gain
+    Matrix gate;        // [experts, hidden]
+    const float* bias;  // [experts]
+    float eps;
+    void* h;        // [tokens, hidden]   out: normalised x for moe_up, in the backend's own form
+    int* expert;    // [tokens, top_k]    out: best first, ties to the lower id
+    float* weight;  // [tokens, top_k]    out: each row sums to 1
+    int tokens, hidden, experts, top_k;
+};
+
+// Each chosen expert's gate and up product, bias, clamped SwiGLU:
+// min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1).
+struct MoeUpArgs {
+    const void* h;      // [tokens, hidden]   from router
+    const int* expert;  // [tokens, top_k]
+    Matrix weight;      // [experts] of [2 inner, hidden]
+    const float* bias;  // [experts, 2 inner]   in the order of the placed rows
+    float limit;
+    void* act;  // [tokens, top_k, inner]   out, in the backend's own form
+    int tokens, hidden, inner, experts, top_k;
+};
+
+// Each chosen expert's down product and bias, their weighted sum, added to the residual.
+struct MoeDownArgs {
+    const void* act;      // [tokens, top_k, inner]   from moe_up
+    const int* expert;    // [tokens, top_k]
+    const float* weight;  // [tokens, top_k]
+    Matrix matrix;        // [experts] of [hidden, inner]
+    const float* bias;    // [experts, hidden]
+    float* x;             // [tokens, hidden]   in and out: residual
+    int tokens, hidden, inner, experts, top_k;
+};
+
+// Normalise and multiply the rows asked for.
+struct LogitsArgs {
+    const float* x;     // [tokens, hidden]   residual
+    const int* row;     // [outputs]          which rows
+    const float* norm;  // [hidden]           gain
+    Matrix weight;      // [vocab, hidden]
+    float eps;
+    float* logits;  // [outputs, vocab]   out
+    int outputs, hidden, vocab;
+};
+
+// How to choose one token. The neutral value of each is its default.
+struct SamplingParameters {
+    double temperature = 1.0;  // 0: the most likely token, ties to the lower id
+    int top_k = 0;             // 0: all
+    double top_p = 1.0;
+    double min_p = 0.0;
+    double repetition_penalty = 1.0;
+    double presence_penalty = 0.0;
+    double frequency_penalty = 0.0;
+    uint64_t seed = 0;
+};
+
+struct TokenBias {
+    int token;
+    float bias;
+};
+
+// How often a token stands in a sequence.
+struct TokenCount {
+    int token;
+    int generated;  // times generated; 0: it stands in the prompt only
+};
+
+struct TopLogprob {
+    int token;
+    float logprob;  // natural logarithm, of the model's own distribution
+};
+
+// One row's choice. In this order: bias, repetition penalty (on all tokens seen), presence and
+// frequency penalty (on generated ones), temperature, top_k, top_p, min_p, one draw from the
+// generator of (seed, position).
+struct SampleArgs {
+    float* logits;  // [vocab]   in; overwritten
+    SamplingParameters parameters;
+    const TokenBias* bias;    // [biases]
+    const TokenCount* seen;   // [seen_tokens]   distinct tokens
+    uint64_t position;        // of the token to be chosen
+    TopLogprob* chosen;       // out
+    TopLogprob* top_logprob;  // [top_logprobs]   out: most likely first, ties to the lower id
+    int vocab, biases, seen_tokens, top_logprobs;
+};
+
+}  // namespace gptoss

@@ -1,0 +1,166 @@
+#include "base/thread_pool.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cfenv>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <utility>
+#include <string>
+
+#include "base/error.h"
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+namespace gptoss {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+// Long enough to bridge the serial pieces between two stages, short enough not to starve a host.
+constexpr auto kSpin = std::chrono::microseconds(200);
+
+void pause() {
+#ifdef __SSE2__
+    _mm_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+// A host may have changed rounding or flush-to-zero on its threads; results must not follow it.
+class DefaultFloatEnvironment {
+  public:
+    DefaultFloatEnvironment() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultFloatEnvironment() { std::fesetenv(&saved_); }
+
+  private:
+    std::fenv_t saved_;
+};
+
+template <class Ready>
+bool spin_until(Ready ready) {
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (ready()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return ready();
+}
+
+}  // namespace
+
+int usable_processors() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    int count = static_cast<int>(std::thread::hardware_concurrency());
+    if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
+    std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
+    std::string quota;
+    double period = 0;
+    if (quota_file >> quota >> period && quota != "max" && period > 0)
+        count = std::min(count, static_cast<int>(std::ceil(std::stod(quota) / period)));
+    return std::max(count, 1);
+}
+
+ThreadPool::ThreadPool(int threads) : process_(getpid()) {
+    if (threads < 0 || threads > kMaxThreads)
+        throw InvalidArgument(message("threads is ", threads, ", wanted 0 (all) to ", kMaxThreads));
+    if (threads == 0) threads = usable_processors();
+    workers_.reserve(threads - 1);
+    try {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& e) {
+        {
+            std::lock_guard lock(mutex_);
+            stop_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread& worker : workers_) worker.join();
+        throw OutOfMemory(message("cannot start ", threads, " threads: ", e.what()));
+    }
+}
+
+ThreadPool::~ThreadPool() {
+    if (getpid() != process_) {
+        for (std::thread& worker : workers_) worker.detach();
+        return;
+    }
+    {
+        std::lock_guard lock(mutex_);
+        stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
+    if (count <= 0) return;
+    if (getpid() != process_)
+        throw DeviceError("this process was forked after the model was loaded, and threads do not "
+                          "survive a fork; load the model in the child");
+    count_ = count;
+    invoke_ = invoke;
+    context_ = context;
+    next_.store(0, std::memory_order_relaxed);
+    const bool shared = count > 1 && !workers_.empty();
+    if (shared) {
+        busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+        generation_.fetch_add(1, std::memory_order_release);
+        std::lock_guard lock(mutex_);
+        if (sleeping_ > 0) wake_.notify_all();
+    }
+    take_indices(0);
+    // The others are inside their last index: a short wait, unless the system took their core.
+    for (int spins = 0; shared && busy_.load(std::memory_order_acquire) > 0; ++spins)
+        spins < 10000 ? pause() : std::this_thread::yield();
+    if (failure_) {
+        std::exception_ptr failure = std::exchange(failure_, nullptr);
+        std::rethrow_exception(failure);
+    }
+}
+
+void ThreadPool::take_indices(int thread) {
+    const DefaultFloatEnvironment environment;
+    try {
+        for (;;) {
+            const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+            if (index >= count_) return;
+            invoke_(context_, index, thread);
+        }
+    } catch (...) {
+        next_.store(count_, std::memory_order_relaxed);
+        std::lock_guard lock(mutex_);
+        if (!failure_) failure_ = std::current_exception();
+    }
+}
+
+void ThreadPool::work(int thread) {
+    uint64_t seen = 0;
+    const auto ready = [&] {
+        return generation_.load(std::memory_order_acquire) != seen || stop_.load();
+    };
+    for (;;) {
+        if (!spin_until(ready)) {
+            std::unique_lock lock(mutex_);
+            ++sleeping_;
+            wake_.wait(lock, ready);
+            --sleeping_;
+        }
+        if (stop_.load()) return;
+        seen = generation_.load(std::memory_order_acquire);
+        take_indices(thread);
+        busy_.fetch_sub(1, std::memory_order_release);
+    }
+}
+
+}  // namespace gptoss

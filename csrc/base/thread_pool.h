@@ -1,0 +1,67 @@
+// A fixed set of threads that run one indexed loop at a time.
+//
+// The project's own, so that embedding beside another OpenMP runtime does not oversubscribe. Which
+// thread runs which index is left open: a loop body must write only what its index owns, and then
+// no result depends on the number of threads. Workers spin briefly between loops, because the
+// stages of a decode step follow each other within microseconds, and then sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace gptoss {
+
+class ThreadPool {
+  public:
+    // `threads` counts the calling thread; 0 takes one for each processor this process may use.
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls body(index, thread) for every index in [0, count), thread in [0, threads()), and waits.
+    // The caller is thread 0. The first exception stops the handing out and is thrown again here.
+    // Every index runs under the default floating-point environment. One loop at a time. Throws
+    // DeviceError in a process forked after the pool was made: its threads did not come along.
+    template <class Body>
+    void run(int64_t count, Body&& body) {
+        using Plain = std::remove_reference_t<Body>;
+        run_loop(count, [](void* context, int64_t index, int thread) {
+            (*static_cast<Plain*>(context))(index, thread);
+        }, const_cast<void*>(static_cast<const void*>(&body)));
+    }
+
+  private:
+    using Invoke = void (*)(void* context, int64_t index, int thread);
+
+    void run_loop(int64_t count, Invoke invoke, void* context);
+    void work(int thread);
+    void take_indices(int thread);
+
+    const int process_;  // a forked child has the object but not the threads
+    std::vector<std::thread> workers_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    alignas(64) std::atomic<uint64_t> generation_{0};  // counts loops
+    std::atomic<bool> stop_{false};
+    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<int> busy_{0};
+    int sleeping_ = 0;  // under mutex_
+    int64_t count_ = 0;
+    Invoke invoke_ = nullptr;
+    void* context_ = nullptr;
+    std::exception_ptr failure_;  // under mutex_
+};
+
+// Processors this process may use: its affinity mask, less where a control group allows fewer.
+int usable_processors();
+
+}  // namespace gptoss

@@ -1,0 +1,242 @@
+// Model: loading, random weights, the memory plan.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "backend/cpu/cpu_backend.h"
+#include "base/error.h"
+#include "bindings/bindings.h"
+#include "weights/mapped_source.h"
+#include "weights/random_source.h"
+
+namespace py = pybind11;
+
+namespace gptoss {
+namespace {
+
+template <class T>
+T field(const py::dict& config, const char* name) {
+    if (!config.contains(name)) throw InvalidArgument(message("config has no ", name));
+    try {
+        return config[name].cast<T>();
+    } catch (const py::cast_error&) {
+        throw InvalidArgument(message("config: ", name, " is ",
+                                      py::repr(config[name]).cast<std::string>()));
+    }
+}
+
+ModelConfig to_config(const py::dict& d) {
+    ModelConfig c;
+    c.vocab_size = field<int>(d, "vocab_size");
+    c.hidden_size = field<int>(d, "hidden_size");
+    c.intermediate_size = field<int>(d, "intermediate_size");
+    c.layers = field<int>(d, "layers");
+    c.experts = field<int>(d, "experts");
+    c.experts_per_token = field<int>(d, "experts_per_token");
+    c.heads = field<int>(d, "heads");
+    c.kv_heads = field<int>(d, "kv_heads");
+    c.head_dim = field<int>(d, "head_dim");
+    c.sliding_window = field<int>(d, "sliding_window");
+    c.max_context = field<int>(d, "max_context");
+    c.initial_context = field<int>(d, "initial_context");
+    c.rope_theta = field<double>(d, "rope_theta");
+    c.rope_factor = field<double>(d, "rope_factor");
+    c.rope_beta_fast = field<double>(d, "rope_beta_fast");
+    c.rope_beta_slow = field<double>(d, "rope_beta_slow");
+    c.rope_truncate = field<bool>(d, "rope_truncate");
+    c.rms_norm_eps = field<double>(d, "rms_norm_eps");
+    c.swiglu_limit = field<double>(d, "swiglu_limit");
+    for (bool windowed : field<std::vector<bool>>(d, "windowed")) c.windowed.push_back(windowed);
+    validate(c);
+    return c;
+}
+
+using Choice = std::pair<const char*, int>;
+
+int choose(const char* name, const std::string& value, std::initializer_list<Choice> choices) {
+    std::string known;
+    for (const auto& [word, meaning] : choices) {
+        if (value == word) return meaning;
+        known += (known.empty() ? "\"" : ", \"") + std::string(word) + "\"";
+    }
+    throw InvalidArgument(message(name, " is \"", value, "\", wanted ", known));
+}
+
+struct Options {
+    WeightFormat dense;
+    Precision precision;
+    int threads;
+};
+
+// Options that name no device of this build are refused, never replaced.
+Options to_options(const std::string& device, const std::string& dense,
+                   const std::string& precision, std::optional<int> threads) {
+    if (choose("device", device, {{"auto", 0}, {"cpu", 0}, {"cuda", 1}}))
+        throw DeviceError("device \"cuda\": this build has no CUDA backend");
+    if (threads && *threads < 1)
+        throw InvalidArgument(message("threads is ", *threads, ", wanted 1 or more"));
+    Options o;
+    o.dense = static_cast<WeightFormat>(
+        choose("dense", dense, {{"bf16", int(WeightFormat::kBf16)}, {"int8", int(WeightFormat::kInt8)}}));
+    o.precision = static_cast<Precision>(choose(
+        "precision", precision, {{"exact", int(Precision::kExact)}, {"fast", int(Precision::kFast)}}));
+    o.threads = threads.value_or(0);
+    return o;
+}
+
+class LoadedModel {
+  public:
+    LoadedModel(const ModelConfig& config, const TensorSource& source, const ModelTensors& tensors,
+                const Options& options, const py::object& progress) {
+        auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
+        const Progress report = [&progress](uint64_t done, uint64_t total) {
+            py::gil_scoped_acquire gil;
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            if (!progress.is_none()) progress(done, total);
+        };
+        py::gil_scoped_release release;
+        auto weights = backend->place(config, tensors, source, options.dense, report);
+        engine_ = std::make_shared<Engine>(
+            std::make_unique<Model>(config, std::move(backend), std::move(weights)));
+    }
+
+    Engine& engine() const { return *engine_; }
+    std::shared_ptr<Engine> shared_engine() const { return engine_; }
+
+  private:
+    std::shared_ptr<Engine> engine_;
+};
+
+using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
+
+DType to_dtype(const std::string& name) {
+    return static_cast<DType>(choose(
+        "dtype", name,
+        {{"U8", int(DType::kU8)}, {"BF16", int(DType::kBf16)}, {"F32", int(DType::kF32)}}));
+}
+
+std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
+                                  const std::vector<std::string>& files,
+                                  const std::vector<SpecTuple>& tensors, const std::string& device,
+                                  const std::string& dense, const std::string& precision,
+                                  std::optional<int> threads, const py::object& progress) {
+    const Options options = to_options(device, dense, precision, threads);
+    const ModelConfig config = to_config(config_dict);
+    std::vector<TensorSpec> specs;
+    for (const auto& [name, dtype, shape, file, offset] : tensors)
+        specs.push_back({name, to_dtype(dtype), shape, file, offset});
+    const MappedSource source(files, specs);
+    const ModelTensors found = find_tensors(config, specs, source);
+    return std::make_unique<LoadedModel>(config, source, found, options, progress);
+}
+
+std::unique_ptr<LoadedModel> random(const py::dict& config_dict, uint64_t seed,
+                                    const std::string& device, const std::string& dense,
+                                    const std::string& precision, std::optional<int> threads,
+                                    const py::object& progress) {
+    const Options options = to_options(device, dense, precision, threads);
+    const ModelConfig config = to_config(config_dict);
+    const RandomSource source(config, seed);
+    const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
+    return std::make_unique<LoadedModel>(config, source, tensors, options, progress);
+}
+
+py::dict plan(const py::dict& config_dict, const std::string& device, const std::string& dense,
+              const std::string& precision, std::optional<int> threads, int max_context) {
+    const Options options = to_options(device, dense, precision, threads);
+    const ModelConfig config = to_config(config_dict);
+    if (max_context < 1 || max_context > config.max_context)
+        throw InvalidArgument(message("max_context is ", max_context, ", wanted 1 to ",
+                                      config.max_context));
+    cpu::CpuBackend backend(options.precision, options.threads);
+    const PlacedModel outline = backend.outline(config, options.dense);
+    const KvGeometry kv(config, options.precision, kStepRows);
+    py::dict out;
+    out["weight_bytes"] = outline.bytes;
+    out["scratch_bytes"] = step_buffer_bytes(config) + backend.prepare(config, kStepRows);
+    out["cache_bytes"] = kv.bytes(max_context);
+    out["decode_bytes"] = decode_bytes(config, outline, kv, 0);
+    out["decode_bytes_at_max_context"] = decode_bytes(config, outline, kv, max_context - 1);
+    return out;
+}
+
+py::dict info(const LoadedModel& self) {
+    ModelConfig config;
+    size_t weight_bytes = 0, scratch_bytes = 0;
+    std::vector<std::pair<std::string, std::string>> kernels;
+    std::vector<std::pair<std::string, double>> dense_errors;
+    {
+        py::gil_scoped_release release;
+        self.engine().with_model([&](Model& model) {
+            config = model.config();
+            weight_bytes = model.weights().bytes;
+            scratch_bytes = model.scratch_bytes();
+            kernels = model.backend().describe();
+            dense_errors = model.weights().dense_errors;
+        });
+    }
+    py::dict out, backend, errors;
+    out["vocab_size"] = config.vocab_size;
+    out["max_context"] = config.max_context;
+    out["layers"] = config.layers;
+    out["experts"] = config.experts;
+    out["weight_bytes"] = weight_bytes;
+    out["scratch_bytes"] = scratch_bytes;
+    for (const auto& [name, value] : kernels) backend[name.c_str()] = value;
+    for (const auto& [name, error] : dense_errors) errors[name.c_str()] = error;
+    out["backend"] = backend;
+    out["dense_errors"] = errors;
+    return out;
+}
+
+double read_rate(const LoadedModel& self) {
+    return self.engine().with_model([](Model& model) {
+        constexpr size_t kMost = size_t{3} << 30;
+        const Memory& memory = model.weights().memory;
+        return model.backend().read_rate(memory.data(), std::min(memory.size(), kMost));
+    });
+}
+
+size_t decode_step_bytes(const LoadedModel& self, int position) {
+    return self.engine().with_model([&](Model& model) {
+        return decode_bytes(model.config(), model.weights(), model.kv(), position);
+    });
+}
+
+std::shared_ptr<Session> session(const LoadedModel& self, std::optional<int64_t> max_context) {
+    const auto engine = self.shared_engine();
+    const int most = engine->with_model([](Model& model) { return model.config().max_context; });
+    return std::make_shared<Session>(engine, max_context.value_or(most));
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+    const auto release = py::call_guard<py::gil_scoped_release>();
+    py::class_<LoadedModel>(m, "Model", "A model in memory. Made by load() or random().")
+        .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
+                    py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
+                    py::arg("precision") = "fast", py::arg("threads") = py::none(),
+                    py::arg("progress") = py::none(),
+                    "Places the tensors (name, dtype, shape, file, offset) of `files`.")
+        .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
+                    py::arg("device") = "auto", py::arg("dense") = "bf16",
+                    py::arg("precision") = "fast", py::arg("threads") = py::none(),
+                    py::arg("progress") = py::none(), "Random weights of the given shape.")
+        .def("session", &session, py::arg("max_context") = py::none(), release)
+        .def("close", [](const LoadedModel& self) { self.engine().close(); }, release)
+        .def_property_readonly(
+            "closed", [](const LoadedModel& self) { return self.engine().closed(); })
+        .def("info", &info)
+        .def("read_rate", &read_rate, release,
+             "Bytes a second that the device reads from the weights, without arithmetic.")
+        .def("decode_bytes", &decode_step_bytes, py::arg("position") = 0, release,
+             "Bytes that decoding one token at the position reads.");
+    m.def("plan", &plan, py::arg("config"), py::kw_only(), py::arg("device") = "auto",
+          py::arg("dense") = "bf16", py::arg("precision") = "fast",
+          py::arg("threads") = py::none(), py::arg("max_context"),
+          "Bytes that a model of this shape takes; loads nothing.");
+}
+
+}  // namespace gptoss

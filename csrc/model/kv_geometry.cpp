@@ -1,0 +1,25 @@
+#include "model/kv_geometry.h"
+
+#include "base/memory.h"
+
+namespace gptoss {
+
+KvGeometry::KvGeometry(const ModelConfig& c, Precision precision, int max_step_rows) {
+    // Exact results want exact keys; the rounding of bf16 alone is 1e-3.
+    const DType type = precision == Precision::kExact ? DType::kF32 : DType::kBf16;
+    const size_t position_bytes = size_t{2} * c.kv_heads * c.head_dim * dtype_bytes(type);
+    const int ring = static_cast<int>(round_up(c.sliding_window + max_step_rows, kKvTile));
+    for (int n = 0; n < c.layers; ++n) {
+        const bool windowed = c.windowed[n];
+        KvLayer layer;
+        layer.type = type;
+        layer.window = windowed ? c.sliding_window : 0;
+        layer.slots = windowed ? ring : kPageTokens;
+        size_t& used = windowed ? ring_bytes : page_bytes;
+        layer.offset = used;
+        used += layer.slots * position_bytes;
+        layers.push_back(layer);
+    }
+}
+
+}  // namespace gptoss

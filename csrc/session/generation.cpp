@@ -1,0 +1,130 @@
+#include "session/generation.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace gptoss {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool needs_counts(const Sampling& s) {
+    return s.repetition_penalty != 1 || s.presence_penalty != 0 || s.frequency_penalty != 0;
+}
+
+int most_tokens(const GenerateOptions& options, int room) {
+    return static_cast<int>(std::min<int64_t>(options.max_new_tokens.value_or(room), room));
+}
+
+}  // namespace
+
+Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt,
+                       GenerateOptions options, int room, uint64_t number)
+    : session_(std::move(session)),
+      prompt_(std::move(prompt)),
+      sampling_(options.sampling),
+      parameters_(parameters(options.sampling)),
+      stop_ids_(options.stop_ids.begin(), options.stop_ids.end()),
+      most_tokens_(most_tokens(options, room)),
+      number_(number) {
+    for (const auto& [token, bias] : sampling_.logit_bias)
+        bias_.push_back({static_cast<int>(token), static_cast<float>(bias)});
+    stats_.seed = parameters_.seed;
+}
+
+std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
+    std::lock_guard lock(session_->mutex_);
+    if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
+    // The session has gone on without this stream, or is closed.
+    if (number_ != session_->generation_) {
+        finish(FinishReason::kCancelled);
+        return std::nullopt;
+    }
+    const auto start = Clock::now();
+    const bool first = stats_.generated_tokens == 0;
+    if (!advance(interrupt)) {
+        finish(FinishReason::kCancelled);
+        return std::nullopt;
+    }
+    GeneratedToken token = choose();
+    session_->tokens_.push_back(token.id);
+    if (needs_counts(sampling_)) count(token.id, true);
+    ++stats_.generated_tokens;
+    (first ? stats_.ttft_s : stats_.decode_s) += seconds_since(start);
+    if (std::find(stop_ids_.begin(), stop_ids_.end(), token.id) != stop_ids_.end())
+        finish(FinishReason::kStop);
+    else if (stats_.generated_tokens == most_tokens_)
+        finish(FinishReason::kLength);
+    return token;
+}
+
+// Computes what is new, the logits of the last position with it. False if cancelled.
+bool Generation::advance(const Interrupt& interrupt) {
+    session_->check_open();
+    if (stats_.generated_tokens == 0) {
+        if (needs_counts(sampling_)) {
+            seen_.clear();
+            seen_index_.clear();
+            for (int token : session_->tokens_) count(token, false);
+            for (int token : prompt_) count(token, false);
+        }
+        // Nothing new: the last position is computed again, to the same bits, for its logits.
+        const int total = static_cast<int>(session_->tokens_.size());
+        if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
+        stats_.cached_tokens = session_->computed_;
+        stats_.prefilled_tokens = total + static_cast<int>(prompt_.size()) - session_->computed_;
+    }
+    logits_.resize(session_->vocab_size_);
+    const std::vector<int> prompt = std::exchange(prompt_, {});
+    try {
+        return session_->compute(prompt, logits_.data(), 1, interrupt,
+                                 [this] { return cancelled_.load(); });
+    } catch (...) {
+        // What was computed stays; this stream cannot know where it would go on.
+        finish(FinishReason::kCancelled);
+        throw;
+    }
+}
+
+GeneratedToken Generation::choose() {
+    GeneratedToken token;
+    token.top_logprobs.resize(sampling_.logprobs);
+    TopLogprob chosen{};
+    SampleArgs args;
+    args.logits = logits_.data();
+    args.parameters = parameters_;
+    args.bias = bias_.data();
+    args.seen = seen_.data();
+    args.position = session_->tokens_.size();
+    args.chosen = &chosen;
+    args.top_logprob = token.top_logprobs.data();
+    args.vocab = session_->vocab_size_;
+    args.biases = static_cast<int>(bias_.size());
+    args.seen_tokens = static_cast<int>(seen_.size());
+    args.top_logprobs = static_cast<int>(token.top_logprobs.size());
+    session_->engine_->sample(args);
+    token.id = chosen.token;
+    token.logprob = chosen.logprob;
+    return token;
+}
+
+void Generation::count(int token, bool generated) {
+    const auto [place, added] = seen_index_.try_emplace(token, seen_.size());
+    if (added) seen_.push_back({token, 0});
+    if (generated) ++seen_[place->second].generated;
+}
+
+void Generation::finish(FinishReason reason) { stats_.finish_reason = reason; }
+
+GenerationStats Generation::stats() const {
+    std::lock_guard lock(session_->mutex_);
+    return stats_;
+}
+
+}  // namespace gptoss

@@ -1,0 +1,74 @@
+// One conversation: its tokens, its cache, and what can be done with them.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "session/engine.h"
+#include "session/kv_cache.h"
+#include "session/sampling.h"
+
+namespace gptoss {
+
+// Called between steps; what it throws ends the work there.
+using Interrupt = std::function<void()>;
+
+class Generation;
+
+struct GenerateOptions {
+    std::optional<int64_t> max_new_tokens;  // none: until the context is full
+    Sampling sampling;
+    std::vector<int64_t> stop_ids;
+};
+
+// Calls may come from any thread and wait for each other. A call that fails or is interrupted
+// leaves a session that goes on from what it had computed: position() says how far that is.
+class Session : public std::enable_shared_from_this<Session> {
+  public:
+    // Throws InvalidArgument if max_context is not in 1 to the model's own.
+    Session(std::shared_ptr<Engine> engine, int64_t max_context);
+
+    // Appends the tokens and computes their keys and values.
+    void prefill(std::span<const int64_t> ids, const Interrupt& interrupt);
+    // The same, and writes the logits after each: out is [ids.size(), vocab].
+    void logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt);
+    // Checks everything; the work is done by the generation's next().
+    std::shared_ptr<Generation> generate(std::span<const int64_t> ids, GenerateOptions options);
+    // Frees the cache. Later calls throw InvalidArgument.
+    void close();
+
+    std::vector<int> tokens() const;
+    int position() const;
+    size_t cache_bytes() const;
+    bool closed() const;
+    int vocab_size() const { return vocab_size_; }
+    int max_context() const { return max_context_; }
+
+  private:
+    friend class Generation;
+    using Cancelled = std::function<bool()>;
+
+    void check_open() const;
+    std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;
+    // Appends ids and computes all that is not; `out` takes the logits of the last `outputs` rows.
+    // False if cancelled between two steps.
+    bool compute(std::span<const int> ids, float* out, size_t outputs, const Interrupt& interrupt,
+                 const Cancelled& cancelled);
+
+    const std::shared_ptr<Engine> engine_;
+    int vocab_size_ = 0;
+    int max_context_ = 0;
+
+    mutable std::mutex mutex_;
+    std::unique_ptr<KvCache> cache_;  // null after close()
+    std::vector<int> tokens_;
+    int computed_ = 0;          // tokens whose keys and values are in the cache
+    uint64_t generation_ = 0;   // the latest; older streams have ended
+};
+
+}  // namespace gptoss

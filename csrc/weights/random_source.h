@@ -1,0 +1,34 @@
+// Random weights of a given shape, made as they are read: a model to time without a download.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "weights/config.h"
+#include "weights/tensor_source.h"
+
+namespace gptoss {
+
+class RandomSource final : public TensorSource {
+  public:
+    // Normal weights of the variance 1 / fan-in, so that activations stay of order one; blocks
+    // uniform. Each value depends on the seed, the tensor's name and its index alone.
+    RandomSource(const ModelConfig& config, uint64_t seed);
+
+    void read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+              const std::function<void(const std::byte*)>& use) const override;
+    std::string file_name(const TensorSpec&) const override { return "(random)"; }
+
+  private:
+    struct Spread {
+        double mean, deviation;
+    };
+    Spread spread(const TensorSpec& tensor) const;
+
+    ModelConfig config_;
+    uint64_t seed_;
+    std::vector<float> quantiles_;  // [4096] of the standard normal distribution
+};
+
+}  // namespace gptoss

@@ -1,0 +1,30 @@
+"""gpt-oss-20b and gpt-oss-120b inside your own process: hand-written kernels, no torch."""
+
+from ._core import CheckpointError, DeviceError, Error, InvalidArgument, OutOfMemory, Sampling
+from .checkpoint import Checkpoint, read_checkpoint
+from .machine import info, plan
+from .model import Model
+from .session import Session, Stats, Stream, Token
+from .tokenizer import StreamDecoder, Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "DeviceError",
+    "Error",
+    "InvalidArgument",
+    "Model",
+    "OutOfMemory",
+    "Sampling",
+    "Session",
+    "Stats",
+    "Stream",
+    "StreamDecoder",
+    "Token",
+    "Tokenizer",
+    "info",
+    "plan",
+    "read_checkpoint",
+]

@@ -1,0 +1,79 @@
+"""What this machine offers, and what a model would take on it."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from . import _core
+from .checkpoint import parse_config, read_checkpoint
+from .shapes import named_shape
+
+# Large enough that no processor's last cache holds most of it.
+_MEASURED_BYTES = 1 << 30
+
+
+def info() -> dict[str, Any]:
+    """Return the instruction sets, devices, and the kernel of each stage for both precisions."""
+    return {"cpu": _core.cpu_info(), "cuda": "not in this build"}
+
+
+def available_bytes() -> int | None:
+    """Return the bytes of memory this machine could give now, None where it does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def plan(
+    path: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    device: str = "auto",
+    dense: str = "bf16",
+    precision: str = "fast",
+    threads: int | None = None,
+    max_context: int | None = None,
+    measure: bool = True,
+) -> dict[str, Any]:
+    """Say what a model would take and how fast this machine could decode it; loads nothing.
+
+    path: a checkpoint's folder, "20b", "120b" or "tiny", or what a config.json holds.
+    max_context: of the one session counted; the model's own limit.
+
+    Returns bytes: weight_bytes, scratch_bytes, cache_bytes (of one full session), total_bytes,
+    available_bytes (of this machine now), fits; decode_bytes read by a token at the start and
+    decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory, half a
+    second's work) and the limits it sets: decode_limit_tokens_per_s, and the same
+    at_max_context. Raises CheckpointError or InvalidArgument.
+    """
+    if isinstance(path, Mapping):
+        config = parse_config(path)
+    elif path in ("tiny", "20b", "120b") and not os.path.exists(path):
+        config = named_shape(str(path))
+    else:
+        config = read_checkpoint(path).config
+    limit = config["max_context"] if max_context is None else max_context
+    out: dict[str, Any] = _core.plan(
+        config,
+        device=device,
+        dense=dense,
+        precision=precision,
+        threads=threads,
+        max_context=limit,
+    )
+    out["max_context"] = limit
+    out["total_bytes"] = out["weight_bytes"] + out["scratch_bytes"] + out["cache_bytes"]
+    out["available_bytes"] = available = available_bytes()
+    out["fits"] = None if available is None else out["total_bytes"] <= available
+    if measure:
+        rate = _core.measure_read_rate(_MEASURED_BYTES, threads or 0)
+        out["read_rate"] = rate
+        out["decode_limit_tokens_per_s"] = rate / out["decode_bytes"]
+        out["decode_limit_tokens_per_s_at_max_context"] = (
+            rate / out["decode_bytes_at_max_context"]
+        )
+    return out

@@ -1,0 +1,172 @@
+"""A model in memory: loading, and the sessions on it."""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import _core
+from .checkpoint import parse_config, read_checkpoint
+from .session import Session
+from .shapes import named_shape
+from .tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+
+
+class Model:
+    """Weights placed for one device. Made by `load`, `random` or `demo`; closed by `close`.
+
+    Safe to share by threads: the sessions' steps take turns. A context manager.
+    """
+
+    def __init__(
+        self, core: _core.Model, stop_ids: tuple[int, ...], tokenizer: Path | None
+    ) -> None:
+        self._core = core
+        self._tokenizer_file = tokenizer
+        self._tokenizer: Tokenizer | None = None
+        self.stop_ids = stop_ids
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        dense: str = "bf16",
+        precision: str = "fast",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> "Model":
+        """Load a published checkpoint, in Hugging Face's or OpenAI's own form.
+
+        device: "auto" or "cpu". dense: "bf16" as published, or "int8", which requantises
+        attention and unembedding in blocks of 32 (`info()["dense_errors"]` says what it lost).
+        precision: "fast", or "exact" with float32 activations and cache. threads: all that the
+        process may use, or so many. progress is called with (bytes done, bytes in all) from this
+        thread; what it raises ends the loading and frees everything.
+
+        Raises CheckpointError naming the file and tensor, InvalidArgument, OutOfMemory,
+        DeviceError.
+        """
+        checkpoint = read_checkpoint(path)
+        core = _core.Model.load(
+            checkpoint.config,
+            [str(file) for file in checkpoint.files],
+            [(t.name, t.dtype, list(t.shape), t.file, t.offset) for t in checkpoint.tensors],
+            device=device,
+            dense=dense,
+            precision=precision,
+            threads=threads,
+            progress=progress,
+        )
+        return cls(core, checkpoint.stop_ids, checkpoint.tokenizer)
+
+    @classmethod
+    def random(
+        cls,
+        shape: str | Mapping[str, Any] = "tiny",
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        dense: str = "bf16",
+        precision: str = "fast",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> "Model":
+        """Make a model with random weights: to time a machine before a download.
+
+        shape: "tiny", "20b", "120b", or what a config.json holds. The same seed gives the same
+        weights everywhere. It has no tokenizer and no stop ids. Other arguments and errors are
+        those of `load`.
+        """
+        config = named_shape(shape) if isinstance(shape, str) else parse_config(shape)
+        core = _core.Model.random(
+            config,
+            seed=seed,
+            device=device,
+            dense=dense,
+            precision=precision,
+            threads=threads,
+            progress=progress,
+        )
+        return cls(core, (), None)
+
+    @classmethod
+    def demo(
+        cls,
+        *,
+        device: str = "auto",
+        dense: str = "bf16",
+        precision: str = "fast",
+        threads: int | None = None,
+    ) -> "Model":
+        """Load the small trained model inside the wheel: sums, two tools, a few capitals."""
+        return cls.load(
+            demo_path(), device=device, dense=dense, precision=precision, threads=threads
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, read when first asked for.
+
+        Raises CheckpointError if there is no tokenizer.json, or a damaged one.
+        """
+        if self._tokenizer is None:
+            if self._tokenizer_file is None:
+                raise _core.CheckpointError(
+                    "this model has no tokenizer.json; work with token ids, or use "
+                    "Tokenizer.from_file"
+                )
+            self._tokenizer = Tokenizer.from_file(self._tokenizer_file)
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer_file is not None
+
+    def session(self, *, max_context: int | None = None) -> Session:
+        """Start a conversation of up to max_context tokens (the model's own limit).
+
+        Memory for it is taken as it grows. Raises InvalidArgument.
+        """
+        return Session(self._core.session(max_context), self.stop_ids)
+
+    def info(self) -> dict[str, Any]:
+        """Sizes, bytes, the kernel of each stage, and what requantising lost by tensor."""
+        return self._core.info()
+
+    def read_rate(self) -> float:
+        """Measure the bytes a second the device reads from the weights without arithmetic."""
+        return self._core.read_rate()
+
+    def decode_bytes(self, position: int = 0) -> int:
+        """Return the bytes that decoding one token at the position reads."""
+        return self._core.decode_bytes(position)
+
+    def close(self) -> None:
+        """Free the weights now. Sessions stay as handles whose calls raise InvalidArgument."""
+        self._core.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._core.closed
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def demo_path() -> Path:
+    """Return the folder of the small checkpoint inside the package."""
+    return Path(str(resources.files("gptoss_native"))) / "demo"

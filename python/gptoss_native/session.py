@@ -1,0 +1,183 @@
+"""One conversation on a model, and the stream of tokens it generates."""
+
+import asyncio
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+
+@dataclass(frozen=True)
+class Token:
+    """A generated token. Log-probabilities are natural, of the model's own distribution."""
+
+    id: int
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...]  # (id, logprob), most likely first
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a stream has cost so far. Times are in seconds."""
+
+    cached_tokens: int  # of the context, found in the cache
+    prefilled_tokens: int  # computed before the first token
+    generated_tokens: int
+    ttft_s: float  # from asking for the first token to having it
+    decode_s: float  # for the tokens after the first
+    tokens_per_s: float  # of the tokens after the first
+    finish_reason: str | None  # "stop", "length", "cancelled", or None while it runs
+    seed: int  # that gives the same text again
+
+
+def _checked(name: str, ids: Iterable[SupportsIndex]) -> list[int]:
+    out = []
+    try:
+        for token in ids:
+            out.append(operator.index(token))
+    except TypeError:
+        what = f"index {len(out)} holds no integer" if np.iterable(ids) else "they cannot be listed"
+        raise _core.InvalidArgument(f"{name}: {what}; wanted integer token ids") from None
+    for index, token in enumerate(out):
+        if not -(2**63) <= token < 2**63:
+            raise _core.InvalidArgument(f"{name}: index {index} is {token}, too large for an id")
+    return out
+
+
+class Stream:
+    """Tokens as they are generated: use `for`, or `async for`.
+
+    Work happens while the next token is waited for. Leaving the loop leaves the session as it is
+    then, and the stream may be gone on with until the session is used for something else.
+    """
+
+    def __init__(self, core: _core.Generation) -> None:
+        self._core = core
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Token:
+        token = self._core.next()
+        if token is None:
+            raise StopIteration
+        return Token(*token)
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Token:
+        # The step runs on another thread, without the GIL: the event loop stays free.
+        try:
+            token = await asyncio.to_thread(self._core.next)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if token is None:
+            raise StopAsyncIteration
+        return Token(*token)
+
+    def cancel(self) -> None:
+        """End the stream before its next step; from any thread."""
+        self._core.cancel()
+
+    @property
+    def stats(self) -> Stats:
+        return Stats(**self._core.stats())
+
+
+class Session:
+    """A conversation: the tokens so far and their keys and values. Made by `Model.session`.
+
+    Calls may come from any thread and wait for each other. After a call that fails or is
+    interrupted the session goes on from `position`. A context manager.
+    """
+
+    def __init__(self, core: _core.Session, stop_ids: tuple[int, ...]) -> None:
+        self._core = core
+        self._stop_ids = stop_ids
+
+    def generate(
+        self,
+        ids: Iterable[SupportsIndex] = (),
+        *,
+        max_new_tokens: int | None = None,
+        sampling: _core.Sampling | None = None,
+        stop_ids: Iterable[SupportsIndex] | None = None,
+    ) -> Stream:
+        """Append the ids and generate after them, until a stop id, which is the last token given.
+
+        max_new_tokens: as many as the context holds. sampling: the model's distribution
+        unchanged. stop_ids: the checkpoint's own; [] for none. Generated tokens belong to the
+        session. Everything is checked here, before any work: raises InvalidArgument, also when
+        ids and max_new_tokens do not fit the context.
+        """
+        if max_new_tokens is not None:
+            max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
+        if sampling is None:
+            sampling = _core.Sampling()
+        elif not isinstance(sampling, _core.Sampling):
+            raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
+        return Stream(
+            self._core.generate(
+                _checked("ids", ids),
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
+            )
+        )
+
+    def prefill(self, ids: Iterable[SupportsIndex]) -> None:
+        """Append the ids and compute their keys and values. Raises InvalidArgument."""
+        self._core.prefill(_checked("ids", ids))
+
+    def logits(self, ids: Iterable[SupportsIndex]) -> npt.NDArray[np.float32]:
+        """Append the ids and return the logits after each: float32 [len(ids), vocab_size].
+
+        Raises InvalidArgument.
+        """
+        return self._core.logits(_checked("ids", ids))
+
+    @property
+    def tokens(self) -> list[int]:
+        """All tokens of the conversation, prompt and generated."""
+        return self._core.tokens()
+
+    @property
+    def position(self) -> int:
+        """How many tokens that is."""
+        return self._core.position()
+
+    @property
+    def max_context(self) -> int:
+        return self._core.max_context
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes the keys and values take now."""
+        return self._core.cache_bytes()
+
+    def close(self) -> None:
+        """Free the cache now; later calls raise InvalidArgument."""
+        self._core.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._core.closed()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
