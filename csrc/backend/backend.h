@@ -58,6 +58,8 @@ class Backend {
     // Makes room for steps of up to max_rows rows; bytes of it.
     virtual size_t prepare(const ModelConfig& config, int max_rows) = 0;
 
+    // For tests: rows of activations in the backend's own form as float32 [rows, columns].
+    virtual void read_activations(const void* own, int rows, int columns, float* out) const = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.
     virtual double read_rate(const std::byte* data, size_t bytes) = 0;
     virtual Precision precision() const = 0;

@@ -61,15 +61,23 @@ const std::byte* MappedFile::data(uint64_t offset, uint64_t size) const {
 }
 
 void MappedFile::expect(uint64_t offset, uint64_t size) const {
+    posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
+                  POSIX_FADV_WILLNEED);
+}
+
+void MappedFile::populate(uint64_t offset, uint64_t size) const {
     const uint64_t begin = offset / kPage * kPage;
-    // One call instead of a page fault every 64 KiB; older systems decline and fault as they go.
+    // Older systems decline, and fault as they go.
     madvise(data_ + begin, offset + size - begin, MADV_POPULATE_READ);
 }
 
-void MappedFile::release(uint64_t offset, uint64_t size) const {
+void MappedFile::release(uint64_t offset, uint64_t size, bool keep_cached) const {
     // Pages shared with a neighbouring range are dropped too: they are only read in again.
     const uint64_t begin = offset / kPage * kPage;
     madvise(data_ + begin, offset + size - begin, MADV_DONTNEED);
+    if (!keep_cached)
+        posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
+                      POSIX_FADV_DONTNEED);
 }
 
 }  // namespace gptoss

@@ -20,10 +20,12 @@ class MappedFile {
 
     // Bytes [offset, offset + size); throws CheckpointError when the file has become shorter.
     const std::byte* data(uint64_t offset, uint64_t size) const;
-    // Tells the system that this range is about to be read.
+    // Starts reading a range from disk, without waiting.
     void expect(uint64_t offset, uint64_t size) const;
-    // Takes the range out of the process's memory; the page cache keeps it.
-    void release(uint64_t offset, uint64_t size) const;
+    // Brings a range into the process's memory at once instead of page by page.
+    void populate(uint64_t offset, uint64_t size) const;
+    // Takes a range out of the process's memory, and out of the system's cache unless keep_cached.
+    void release(uint64_t offset, uint64_t size, bool keep_cached) const;
 
   private:
     std::string path_;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <fstream>
 
 #include "base/error.h"
 
@@ -32,6 +33,17 @@ Memory::Memory(size_t bytes, const std::string& purpose) : size_(bytes) {
 
 Memory::~Memory() {
     if (mapping_) munmap(mapping_, mapping_bytes_);
+}
+
+size_t available_memory() {
+    std::ifstream file("/proc/meminfo");
+    std::string name, unit;
+    size_t kibibytes = 0;
+    while (file >> name >> kibibytes) {
+        if (name == "MemAvailable:") return kibibytes * 1024;
+        std::getline(file, unit);
+    }
+    return 0;
 }
 
 }  // namespace gptoss

@@ -41,6 +41,9 @@ class Memory {
     size_t mapping_bytes_ = 0;
 };
 
+// What this machine could still give, other files' cache included; 0 where it does not say.
+size_t available_memory();
+
 constexpr size_t kCacheLine = 64;
 
 inline size_t round_up(size_t value, size_t multiple) {

@@ -8,9 +8,22 @@
 
 namespace gptoss {
 
+// A model as Python holds it.
+class LoadedModel {
+  public:
+    explicit LoadedModel(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+
+    Engine& engine() const { return *engine_; }
+    std::shared_ptr<Engine> shared_engine() const { return engine_; }
+
+  private:
+    std::shared_ptr<Engine> engine_;
+};
+
 void bind_sampling(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
+void bind_stages(pybind11::module_& m);
 
 // Lets a pending Ctrl-C end the work.
 Interrupt python_signals();

@@ -85,28 +85,20 @@ Options to_options(const std::string& device, const std::string& dense,
     return o;
 }
 
-class LoadedModel {
-  public:
-    LoadedModel(const ModelConfig& config, const TensorSource& source, const ModelTensors& tensors,
-                const Options& options, const py::object& progress) {
-        auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
-        const Progress report = [&progress](uint64_t done, uint64_t total) {
-            py::gil_scoped_acquire gil;
-            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-            if (!progress.is_none()) progress(done, total);
-        };
-        py::gil_scoped_release release;
-        auto weights = backend->place(config, tensors, source, options.dense, report);
-        engine_ = std::make_shared<Engine>(
-            std::make_unique<Model>(config, std::move(backend), std::move(weights)));
-    }
-
-    Engine& engine() const { return *engine_; }
-    std::shared_ptr<Engine> shared_engine() const { return engine_; }
-
-  private:
-    std::shared_ptr<Engine> engine_;
-};
+std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource& source,
+                                   const ModelTensors& tensors, const Options& options,
+                                   const py::object& progress) {
+    auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
+    const Progress report = [&progress](uint64_t done, uint64_t total) {
+        py::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!progress.is_none()) progress(done, total);
+    };
+    py::gil_scoped_release release;
+    auto weights = backend->place(config, tensors, source, options.dense, report);
+    return std::make_unique<LoadedModel>(std::make_shared<Engine>(
+        std::make_unique<Model>(config, std::move(backend), std::move(weights))));
+}
 
 using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
 
@@ -128,7 +120,7 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
     const MappedSource source(files, specs);
     const ModelTensors found = find_tensors(config, specs, source);
-    return std::make_unique<LoadedModel>(config, source, found, options, progress);
+    return place(config, source, found, options, progress);
 }
 
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, uint64_t seed,
@@ -139,7 +131,7 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, uint64_t seed,
     const ModelConfig config = to_config(config_dict);
     const RandomSource source(config, seed);
     const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
-    return std::make_unique<LoadedModel>(config, source, tensors, options, progress);
+    return place(config, source, tensors, options, progress);
 }
 
 py::dict plan(const py::dict& config_dict, const std::string& device, const std::string& dense,

@@ -86,6 +86,7 @@ PYBIND11_MODULE(_core, m) {
     bind_sampling(m);
     bind_session(m);
     bind_model(m);
+    bind_stages(m);
     m.def("cpu_info", &cpu_info, "What this machine's processor offers and which kernels run.");
     m.def("measure_read_rate", &measure_read_rate, py::arg("bytes"), py::arg("threads") = 0,
           py::call_guard<py::gil_scoped_release>(),

@@ -36,6 +36,7 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
       kv_(config, backend_->precision(), kStepRows),
       inv_freq_(rope_frequencies(config)),
       concentration_(rope_concentration(config)),
+      eps_(static_cast<float>(config.rms_norm_eps)),
       backend_scratch_bytes_(backend_->prepare(config, kStepRows)),
       memory_(step_buffer_bytes(config), "the buffers of a step") {
     Carver carver(memory_.data(), memory_.size());
@@ -43,33 +44,66 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
 }
 
 void Model::forward(std::span<const Row> rows) {
-    const ModelConfig& c = config_;
     const int tokens = static_cast<int>(rows.size());
-    const auto eps = static_cast<float>(c.rms_norm_eps);
     const StepBuffers& b = buffers_;
-    backend_->embed({rows.data(), weights_->embedding, b.x, tokens, c.hidden_size});
-    for (int n = 0; n < c.layers; ++n) {
-        const PlacedLayer& w = weights_->layers[n];
-        backend_->qkv({rows.data(), b.x, w.attention_norm, w.qkv, w.qkv_bias, inv_freq_.data(),
-                       concentration_, eps, kv_.layers[n], b.q, tokens, c.hidden_size, c.heads,
-                       c.kv_heads, c.head_dim});
-        backend_->attention({rows.data(), b.q, w.sinks, kv_.layers[n], b.attention, tokens,
-                             c.heads, c.kv_heads, c.head_dim});
-        backend_->attn_out({b.attention, w.attn_out, w.attn_out_bias, b.x, tokens, c.hidden_size,
-                            c.query_rows()});
-        backend_->router({b.x, w.moe_norm, w.router, w.router_bias, eps, b.h, b.expert, b.weight,
-                          tokens, c.hidden_size, c.experts, c.experts_per_token});
-        backend_->moe_up({b.h, b.expert, w.moe_up, w.moe_up_bias,
-                          static_cast<float>(c.swiglu_limit), b.act, tokens, c.hidden_size,
-                          c.intermediate_size, c.experts, c.experts_per_token});
-        backend_->moe_down({b.act, b.expert, b.weight, w.moe_down, w.moe_down_bias, b.x, tokens,
-                            c.hidden_size, c.intermediate_size, c.experts, c.experts_per_token});
+    embed(rows, b.x);
+    for (int layer = 0; layer < config_.layers; ++layer) {
+        qkv(layer, rows, b.x, b.q);
+        attention(layer, rows, b.q, b.attention);
+        attn_out(layer, tokens, b.attention, b.x);
+        router(layer, tokens, b.x, b.h, b.expert, b.weight);
+        moe_up(layer, tokens, b.h, b.expert, b.act);
+        moe_down(layer, tokens, b.act, b.expert, b.weight, b.x);
     }
 }
 
-void Model::logits(std::span<const int> which, float* out) {
-    backend_->logits({buffers_.x, which.data(), weights_->final_norm, weights_->unembedding,
-                      static_cast<float>(config_.rms_norm_eps), out,
+void Model::embed(std::span<const Row> rows, float* x) {
+    backend_->embed({rows.data(), weights_->embedding, x, static_cast<int>(rows.size()),
+                     config_.hidden_size});
+}
+
+void Model::qkv(int layer, std::span<const Row> rows, const float* x, float* q) {
+    const PlacedLayer& w = weights_->layers[layer];
+    backend_->qkv({rows.data(), x, w.attention_norm, w.qkv, w.qkv_bias, inv_freq_.data(),
+                   concentration_, eps_, kv_.layers[layer], q, static_cast<int>(rows.size()),
+                   config_.hidden_size, config_.heads, config_.kv_heads, config_.head_dim});
+}
+
+void Model::attention(int layer, std::span<const Row> rows, const float* q, float* out) {
+    backend_->attention({rows.data(), q, weights_->layers[layer].sinks, kv_.layers[layer], out,
+                         static_cast<int>(rows.size()), config_.heads, config_.kv_heads,
+                         config_.head_dim});
+}
+
+void Model::attn_out(int layer, int tokens, const float* attention, float* x) {
+    const PlacedLayer& w = weights_->layers[layer];
+    backend_->attn_out({attention, w.attn_out, w.attn_out_bias, x, tokens, config_.hidden_size,
+                        config_.query_rows()});
+}
+
+void Model::router(int layer, int tokens, const float* x, void* h, int* expert, float* weight) {
+    const PlacedLayer& w = weights_->layers[layer];
+    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, tokens,
+                      config_.hidden_size, config_.experts, config_.experts_per_token});
+}
+
+void Model::moe_up(int layer, int tokens, const void* h, const int* expert, void* act) {
+    const PlacedLayer& w = weights_->layers[layer];
+    backend_->moe_up({h, expert, w.moe_up, w.moe_up_bias, static_cast<float>(config_.swiglu_limit),
+                      act, tokens, config_.hidden_size, config_.intermediate_size, config_.experts,
+                      config_.experts_per_token});
+}
+
+void Model::moe_down(int layer, int tokens, const void* act, const int* expert,
+                     const float* weight, float* x) {
+    const PlacedLayer& w = weights_->layers[layer];
+    backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, tokens,
+                        config_.hidden_size, config_.intermediate_size, config_.experts,
+                        config_.experts_per_token});
+}
+
+void Model::logits(const float* x, std::span<const int> which, float* out) {
+    backend_->logits({x, which.data(), weights_->final_norm, weights_->unembedding, eps_, out,
                       static_cast<int>(which.size()), config_.hidden_size, config_.vocab_size});
 }
 

@@ -37,7 +37,19 @@ class Model {
     // Runs all layers over at most kStepRows rows, writing their keys and values.
     void forward(std::span<const Row> rows);
     // After forward: logits [which.size(), vocab] of the rows named.
-    void logits(std::span<const int> which, float* out);
+    void logits(std::span<const int> which, float* out) { logits(buffers_.x, which, out); }
+
+    // The stages one by one, with this model's weights; stages.h gives the shapes. Up to kStepRows
+    // rows.
+    void embed(std::span<const Row> rows, float* x);
+    void qkv(int layer, std::span<const Row> rows, const float* x, float* q);
+    void attention(int layer, std::span<const Row> rows, const float* q, float* out);
+    void attn_out(int layer, int tokens, const float* attention, float* x);
+    void router(int layer, int tokens, const float* x, void* h, int* expert, float* weight);
+    void moe_up(int layer, int tokens, const void* h, const int* expert, void* act);
+    void moe_down(int layer, int tokens, const void* act, const int* expert, const float* weight,
+                  float* x);
+    void logits(const float* x, std::span<const int> which, float* out);
 
     size_t scratch_bytes() const { return memory_.size() + backend_scratch_bytes_; }
 
@@ -48,6 +60,7 @@ class Model {
     KvGeometry kv_;
     std::vector<float> inv_freq_;
     float concentration_;
+    float eps_;
     size_t backend_scratch_bytes_;
     Memory memory_;
     StepBuffers buffers_;

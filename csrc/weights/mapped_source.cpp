@@ -40,13 +40,18 @@ MappedSource::MappedSource(const std::vector<std::string>& files,
     }
 }
 
-void MappedSource::read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+void MappedSource::read(const TensorRange& range, bool keep_cached,
                         const std::function<void(const std::byte*)>& use) const {
-    const MappedFile& file = *files_[tensor.file];
-    const std::byte* data = file.data(tensor.offset + begin, size);
-    file.expect(tensor.offset + begin, size);
+    const MappedFile& file = *files_[range.tensor->file];
+    const uint64_t offset = range.tensor->offset + range.begin;
+    const std::byte* data = file.data(offset, range.size);
+    file.populate(offset, range.size);
     use(data);
-    file.release(tensor.offset + begin, size);
+    file.release(offset, range.size, keep_cached);
+}
+
+void MappedSource::expect(const TensorRange& range) const {
+    files_[range.tensor->file]->expect(range.tensor->offset + range.begin, range.size);
 }
 
 std::string MappedSource::file_name(const TensorSpec& tensor) const {

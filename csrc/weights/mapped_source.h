@@ -16,8 +16,9 @@ class MappedSource final : public TensorSource {
     // Maps the files and checks every tensor's range against them; throws CheckpointError.
     MappedSource(const std::vector<std::string>& files, std::span<const TensorSpec> tensors);
 
-    void read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+    void read(const TensorRange& range, bool keep_cached,
               const std::function<void(const std::byte*)>& use) const override;
+    void expect(const TensorRange& range) const override;
     std::string file_name(const TensorSpec& tensor) const override;
 
   private:

@@ -48,8 +48,10 @@ RandomSource::Spread RandomSource::spread(const TensorSpec& tensor) const {
     return {0.0, ends("lm_head.weight") || ends("router.weight") ? 2 * unit : unit};
 }
 
-void RandomSource::read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+void RandomSource::read(const TensorRange& range, bool,
                         const std::function<void(const std::byte*)>& use) const {
+    const TensorSpec& tensor = *range.tensor;
+    const uint64_t begin = range.begin, size = range.size;
     const uint64_t key = name_key(tensor.name, seed_);
     // Whole 64-bit words, so that a value does not depend on where a read starts.
     const uint64_t first = begin / 8, last = (begin + size + 7) / 8;

@@ -16,7 +16,7 @@ class RandomSource final : public TensorSource {
     // uniform. Each value depends on the seed, the tensor's name and its index alone.
     RandomSource(const ModelConfig& config, uint64_t seed);
 
-    void read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+    void read(const TensorRange& range, bool keep_cached,
               const std::function<void(const std::byte*)>& use) const override;
     std::string file_name(const TensorSpec&) const override { return "(random)"; }
 

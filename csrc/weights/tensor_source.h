@@ -26,14 +26,23 @@ struct TensorSpec {
     uint64_t bytes() const { return elements() * dtype_bytes(dtype); }
 };
 
+// Bytes [begin, begin + size) of a tensor.
+struct TensorRange {
+    const TensorSpec* tensor;
+    uint64_t begin, size;
+};
+
 class TensorSource {
   public:
     virtual ~TensorSource() = default;
 
-    // Calls use(data) with bytes [begin, begin + size) of the tensor, valid until use returns and
-    // released after it. Safe to call from several threads.
-    virtual void read(const TensorSpec& tensor, uint64_t begin, uint64_t size,
+    // Calls use(data) with the range's bytes, valid until use returns; after it they leave the
+    // process's memory, and the system's file cache too unless keep_cached. Safe to call from
+    // several threads.
+    virtual void read(const TensorRange& range, bool keep_cached,
                       const std::function<void(const std::byte*)>& use) const = 0;
+    // Says that the range will be read soon.
+    virtual void expect(const TensorRange&) const {}
     // The file the tensor lies in, for messages.
     virtual std::string file_name(const TensorSpec& tensor) const = 0;
 };

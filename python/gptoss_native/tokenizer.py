@@ -16,7 +16,8 @@ from typing import SupportsIndex
 import tiktoken
 
 from ._core import InvalidArgument
-from .checkpoint import MAX_VOCAB, Fields, check_folder, fail, find_beside, read_object, shown
+from .checkpoint import MAX_VOCAB, check_folder, find_beside
+from .json_fields import Fields, fail, read_object, shown
 
 # Byte-level BPE writes each byte as one printable character; those without one of their own take
 # the code points from 256 on. What stands for no byte becomes U+FFFF, which no byte is either.

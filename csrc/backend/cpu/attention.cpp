@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/kv_slot.h"
+#include "backend/kv_slot.h"
 
 namespace gptoss::cpu {
 namespace {

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
     PlacedModel outline(const ModelConfig& config, WeightFormat dense) const override;
     size_t prepare(const ModelConfig& config, int max_rows) override;
 
+    void read_activations(const void* own, int rows, int columns, float* out) const override;
     double read_rate(const std::byte* data, size_t bytes) override;
     Precision precision() const override { return precision_; }
     std::vector<std::pair<std::string, std::string>> describe() const override;

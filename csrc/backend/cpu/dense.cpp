@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/kv_slot.h"
 #include "backend/cpu/multiply.h"
+#include "backend/kv_slot.h"
 
 namespace gptoss::cpu {
 

@@ -51,6 +51,18 @@ void CpuBackend::router(const RouterArgs& a) {
     });
 }
 
+void CpuBackend::read_activations(const void* own, int rows, int columns, float* out) const {
+    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+    for (int r = 0; r < rows; ++r) {
+        const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
+        const BlockRow row = block_row(bytes, columns);
+        for (int i = 0; i < columns; ++i)
+            out[size_t(r) * columns + i] =
+                blocks ? row.scale[i / kBlock] * static_cast<float>(256 * row.hi[i] + row.lo[i])
+                       : reinterpret_cast<const float*>(bytes)[i];
+    }
+}
+
 void CpuBackend::sort_by_expert(const int* expert, int pairs, int experts) {
     std::fill(begin_.begin(), begin_.end(), 0);
     for (int i = 0; i < pairs; ++i) ++begin_[expert[i] + 1];

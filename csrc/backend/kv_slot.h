@@ -3,7 +3,7 @@
 
 #include "backend/stages.h"
 
-namespace gptoss::cpu {
+namespace gptoss {
 
 constexpr int kMostHeadDim = 64;
 
@@ -24,4 +24,4 @@ inline KvSlot kv_slot(const KvView& kv, const KvLayer& layer, int position, int 
     return {keys, keys + kv_heads * head_bytes, slot % kKvTile};
 }
 
-}  // namespace gptoss::cpu
+}  // namespace gptoss

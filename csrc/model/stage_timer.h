@@ -1,0 +1,26 @@
+// Times one stage over a model's own weights.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace gptoss {
+
+struct StageTiming {
+    double seconds;     // median of one call
+    double bytes;       // of weights and cache that a call must read, on average
+    double operations;  // multiplications and additions, on average
+};
+
+// The names time_stage knows: the stages of a layer, with attention over a window and over all
+// keys apart, then logits (of one row).
+std::vector<std::string> timed_stages();
+
+// Times `calls` calls of a stage with `tokens` rows from position `context` of one sequence on.
+// Each call takes another layer, so that weights come from memory and not from the last cache.
+// Throws InvalidArgument.
+StageTiming time_stage(Model& model, const std::string& stage, int tokens, int context, int calls);
+
+}  // namespace gptoss

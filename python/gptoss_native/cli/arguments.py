@@ -1,0 +1,213 @@
+"""The command line: its options, and what each may hold."""
+
+import argparse
+import datetime
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from .. import InvalidArgument, __version__
+from ..json_fields import shown
+
+# What the library's own integers can hold; it checks the narrower ranges and names them.
+_INT_MAX = 2**31 - 1
+_SEED_MAX = 2**64 - 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidArgument(f"{message} (see {self.prog} --help)")
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:  # also thousands of digits
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is no integer from {low} to {high}")
+        return value
+
+    return convert
+
+
+_count = _integer(1, _INT_MAX)
+_count_or_zero = _integer(0, _INT_MAX)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number") from None
+
+
+def _ids(text: str) -> list[int]:
+    ids = [_count_or_zero(part) for part in text.replace(",", " ").split()]
+    if not ids:
+        raise argparse.ArgumentTypeError("no ids; wanted integers, as in 1,2,3")
+    return ids
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the text is empty")
+    return text
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not ID=VALUE")
+    return _count_or_zero(token), _number(value)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        date = datetime.date.fromisoformat(text)
+    except ValueError:
+        date = None
+    if date is None or date.isoformat() != text:  # newer Pythons take other forms too
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no date YYYY-MM-DD")
+    return date
+
+
+def _add_placing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model lies in memory."""
+    group = parser.add_argument_group("the model in memory")
+    group.add_argument("--device", default="auto", metavar="auto|cpu", help="default: auto")
+    group.add_argument(
+        "--dense",
+        default="bf16",
+        metavar="bf16|int8",
+        help="attention and unembedding: as published (the default), or requantised, for speed",
+    )
+    group.add_argument(
+        "--precision",
+        default="fast",
+        metavar="fast|exact",
+        help="default: fast; exact computes with float32 activations",
+    )
+    group.add_argument("--threads", type=_count, metavar="N", help="default: all there are")
+    group.add_argument(
+        "--max-context", type=_count, metavar="N", help="tokens; default: the model's own limit"
+    )
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the prompt")
+    one = group.add_mutually_exclusive_group(required=True)
+    one.add_argument(
+        "--prompt", type=_text, metavar="TEXT", help="text as it is, special tokens by their names"
+    )
+    one.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids; needs no tokenizer")
+    one.add_argument(
+        "--user",
+        type=_text,
+        metavar="TEXT",
+        help="a message to the assistant, in the published chat form",
+    )
+    group.add_argument(
+        "--effort", metavar="low|medium|high", help="with --user: how long to think; default medium"
+    )
+    group.add_argument(
+        "--date", type=_date, metavar="YYYY-MM-DD", help="with --user: instead of today's date"
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("choosing tokens")
+    number = {"type": _number, "metavar": "X"}
+    group.add_argument(
+        "--temperature",
+        default=0.0,
+        help="default 0: always the most likely token; 1 is the model's own distribution",
+        **number,
+    )
+    group.add_argument("--top-k", type=_count_or_zero, default=0, metavar="N", help="0 keeps all")
+    group.add_argument("--top-p", default=1.0, help="above 0, up to 1 (all)", **number)
+    group.add_argument("--min-p", default=0.0, help="0 (all) to 1", **number)
+    group.add_argument("--repetition-penalty", default=1.0, help="1 is none", **number)
+    group.add_argument("--presence-penalty", default=0.0, help="0 is none", **number)
+    group.add_argument("--frequency-penalty", default=0.0, help="0 is none", **number)
+    group.add_argument(
+        "--logit-bias",
+        type=_bias,
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="added to the logit of a token; repeatable",
+    )
+    group.add_argument(
+        "--seed", type=_integer(0, _SEED_MAX), metavar="N", help="the same seed, the same text"
+    )
+    group.add_argument(
+        "--logprobs",
+        type=_count_or_zero,
+        metavar="N",
+        help="with --json: the N most likely tokens beside each",
+    )
+
+
+def _add_length(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("when to stop")
+    group.add_argument(
+        "--max-new-tokens", type=_count, metavar="N", help="default: 256, or fewer if no more fit"
+    )
+    stop = group.add_mutually_exclusive_group()
+    stop.add_argument(
+        "--stop-ids", type=_ids, metavar="1,2", help="instead of the checkpoint's own stop ids"
+    )
+    stop.add_argument("--no-stop", action="store_true", help="go on after the stop ids too")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gptoss-native",
+        description="Run gpt-oss models in this process, with no torch.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gptoss-native {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, note: str = "") -> argparse.ArgumentParser:
+        text = f"{summary[0].upper()}{summary[1:]}.{note}"
+        command = commands.add_parser(name, help=summary, description=text, allow_abbrev=False)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        return command
+
+    generate = add(
+        "generate",
+        "continue a prompt or answer a message",
+        " The answer goes to stdout as it comes, a line on its speed to stderr.",
+    )
+    generate.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="folder; default: a small bundled model"
+    )
+    for add_options in (_add_prompt, _add_length, _add_sampling, _add_placing):
+        add_options(generate)
+    add("info", "say what this machine offers and which kernel runs each stage")
+    plan = add("plan", "say what a model would take and how fast it could be; loads nothing")
+    plan.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="folder, or 20b, 120b or tiny; default: the small bundled model",
+    )
+    _add_placing(plan)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; raises InvalidArgument, and SystemExit after --help or --version."""
+    args = _make_parser().parse_args(argv)
+    if args.command == "generate":
+        for name in ("effort", "date"):
+            if getattr(args, name) is not None and args.user is None:
+                raise InvalidArgument(f"--{name} goes with --user only")
+        if args.logprobs and not args.json:
+            raise InvalidArgument("--logprobs goes with --json only")
+        biased = [token for token, _ in args.logit_bias]
+        if len(set(biased)) < len(biased):
+            raise InvalidArgument("--logit-bias names a token twice")
+    return args
