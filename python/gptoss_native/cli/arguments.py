@@ -3,7 +3,7 @@
 import argparse
 import datetime
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import InvalidArgument, __version__
 from ..json_fields import shown
@@ -51,7 +51,7 @@ def _ids(text: str) -> list[int]:
 
 def _text(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("the text is empty")
+        raise argparse.ArgumentTypeError("it is empty")
     return text
 
 
@@ -65,11 +65,11 @@ def _bias(text: str) -> tuple[int, float]:
 def _date(text: str) -> datetime.date:
     try:
         date = datetime.date.fromisoformat(text)
+        if date.isoformat() == text:  # newer Pythons take other forms too
+            return date
     except ValueError:
-        date = None
-    if date is None or date.isoformat() != text:  # newer Pythons take other forms too
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no date YYYY-MM-DD")
-    return date
+        pass
+    raise argparse.ArgumentTypeError(f"{shown(text)} is no date YYYY-MM-DD")
 
 
 def _add_placing(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +117,7 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("choosing tokens")
-    number = {"type": _number, "metavar": "X"}
+    number: dict[str, Any] = {"type": _number, "metavar": "X"}
     group.add_argument(
         "--temperature",
         default=0.0,
@@ -182,7 +182,11 @@ def _make_parser() -> argparse.ArgumentParser:
         " The answer goes to stdout as it comes, a line on its speed to stderr.",
     )
     generate.add_argument(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="folder; default: a small bundled model"
+        "checkpoint",
+        nargs="?",
+        type=_text,
+        metavar="CHECKPOINT",
+        help="folder; default: the small bundled model",
     )
     for add_options in (_add_prompt, _add_length, _add_sampling, _add_placing):
         add_options(generate)
@@ -191,6 +195,7 @@ def _make_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "checkpoint",
         nargs="?",
+        type=_text,
         metavar="CHECKPOINT",
         help="folder, or 20b, 120b or tiny; default: the small bundled model",
     )

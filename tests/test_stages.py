@@ -1,0 +1,199 @@
+"""Each stage alone, on fresh random input, against the float64 reference.
+
+Outputs, and cache entries that nobody wrote, start as NaN. Tolerances: a float32 sum of n products
+loses at most about sqrt(n) * 2**-24 of its terms' norm; 16-bit blocks round each activation to
+2**-15 of its block's largest; bf16 cache entries round to 2**-9.
+"""
+
+import gptoss_native as gn
+import numpy as np
+import pytest
+import reference
+from gptoss_native import _core
+from make_goldens import relative_l2
+from random_checkpoint import write_checkpoint
+from reference import Reference
+
+EXACT = 3e-6
+TOLERANCE = {"exact": EXACT, "fast": 2e-4}
+CACHE_TOLERANCE = {"exact": EXACT, "fast": 4e-3}
+
+
+@pytest.fixture(scope="module", params=["tiny", "odd", "wide"])
+def checkpoint(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param) / "checkpoint"
+    return write_checkpoint(path, request.param, seed=11)
+
+
+@pytest.fixture(params=["exact", "fast"])
+def precision(request):
+    return request.param
+
+
+class Bench:
+    """One model's stages beside the reference of the same checkpoint."""
+
+    def __init__(self, path, precision, **options):
+        self.model = gn.Model.load(path, precision=precision, **options)
+        self.reference = Reference(path)
+        self.stages = _core.Stages(self.model._core, sequences=3, max_context=1300)
+        self.hidden = self.reference.config["hidden_size"]
+        self.heads = self.reference.config["num_attention_heads"]
+        self.kv_heads = self.reference.kv_heads
+        self.head_dim = self.reference.config["head_dim"]
+        self.window = self.reference.config["sliding_window"]
+        self.rng = np.random.default_rng(len(str(path)))
+
+    def random(self, *shape):
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def fill_cache(self, layer, sequence, positions):
+        """Write random keys and values; return them as the cache's type holds them."""
+        shape = (2, self.kv_heads, self.head_dim)
+        for p in positions:
+            values = self.random(*shape).reshape(2, -1)
+            self.stages.set_cached(layer, (sequence, int(p)), values)
+        held = [self.stages.cached(layer, (sequence, int(p))) for p in positions]
+        return np.array(held, np.float64).reshape(len(positions), *shape)
+
+
+@pytest.fixture
+def bench(checkpoint, instruction_set, precision):
+    return Bench(checkpoint, precision)
+
+
+def at(positions, sequence=0):
+    return [(sequence, int(p)) for p in positions]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 9, 256])
+def test_embed_looks_rows_up(bench, tokens):
+    ids = bench.rng.integers(0, bench.reference.config["vocab_size"], tokens)
+    want = reference.embed(ids, bench.reference.embedding)
+    assert np.array_equal(bench.stages.embed(ids.tolist()), want)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 19])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_qkv_rotates_and_keeps_keys_and_values(bench, precision, tokens, layer):
+    x = bench.random(tokens, bench.hidden) * 3
+    positions = np.arange(tokens) + 1000
+    w = bench.reference.layers[layer]
+    q, k, v = reference.qkv(
+        x,
+        w.attn_norm,
+        w.qkv_weight,
+        w.qkv_bias,
+        positions,
+        bench.kv_heads,
+        bench.reference.rotation,
+    )
+    got = bench.stages.qkv(layer, x, at(positions))
+    assert relative_l2(got, q.reshape(tokens, -1)) < EXACT  # bf16 weights take float32 rows
+    for t in range(tokens):
+        held = bench.stages.cached(layer, (0, int(positions[t])))
+        want = np.stack([k[t], v[t]]).reshape(2, -1)
+        assert relative_l2(held, want) < CACHE_TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("last", [0, 1, 15, 16, 127, 128, 300, 1023, 1024, 1299])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_is_the_softmax_over_keys_and_sink(bench, last, layer):
+    window = bench.window if layer == 0 else None
+    first = 0 if window is None else max(0, last + 1 - window)
+    kv = bench.fill_cache(layer, 1, range(first, last + 1))
+    q = bench.random(1, bench.heads * bench.head_dim)
+    want = reference.attention(
+        q.reshape(1, bench.heads, -1).astype(np.float64),
+        kv[:, 0],
+        kv[:, 1],
+        bench.reference.layers[layer].sinks,
+        window,
+        positions=np.array([last - first]),
+    )
+    got = bench.stages.attention(layer, q, at([last], sequence=1))
+    assert relative_l2(got, want.reshape(1, -1)) < EXACT
+
+
+def test_attention_rows_of_other_sequences_do_not_matter(bench):
+    for sequence in range(3):
+        bench.fill_cache(1, sequence, range(40))
+    q = bench.random(6, bench.heads * bench.head_dim)
+    rows = [(0, 39), (1, 3), (2, 17), (1, 4), (0, 0), (2, 39)]
+    together = bench.stages.attention(1, q, rows)
+    alone = [bench.stages.attention(1, q[i : i + 1], rows[i : i + 1])[0] for i in range(6)]
+    assert np.array_equal(together, np.stack(alone))
+
+
+def test_attention_ignores_keys_before_the_window(bench):
+    last = bench.window + 30
+    bench.fill_cache(0, 0, range(last + 1))
+    q = bench.random(1, bench.heads * bench.head_dim)
+    before = bench.stages.attention(0, q, at([last]))
+    nothing = np.full((2, bench.kv_heads * bench.head_dim), np.nan, np.float32)
+    for position in range(last + 1 - bench.window):
+        bench.stages.set_cached(0, (0, position), nothing)
+    assert np.array_equal(bench.stages.attention(0, q, at([last])), before)
+
+
+def test_attention_of_equal_scores_is_n_over_n_plus_e_to_the_sink(bench):
+    n = 7
+    shape = (bench.kv_heads, bench.head_dim)
+    for position in range(n):
+        ones = np.stack([np.zeros(shape), np.ones(shape)]).reshape(2, -1)
+        bench.stages.set_cached(1, (0, position), ones)
+    q = bench.random(1, bench.heads * bench.head_dim)
+    got = bench.stages.attention(1, q, at([n - 1])).reshape(bench.heads, -1)
+    sinks = bench.reference.layers[1].sinks
+    assert got == pytest.approx(np.repeat(n / (n + np.exp(sinks)), shape[1]).reshape(got.shape))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 19])
+def test_attn_out_adds_to_the_residual(bench, tokens):
+    mixed = bench.random(tokens, bench.heads, bench.head_dim)
+    x = bench.random(tokens, bench.hidden)
+    w = bench.reference.layers[2]
+    want = reference.attn_out(x, mixed, w.out_weight, w.out_bias)
+    assert relative_l2(bench.stages.attn_out(2, mixed.reshape(tokens, -1), x), want) < EXACT
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 9, 70])
+def test_experts_agree_stage_by_stage(bench, precision, tokens):
+    x = bench.random(tokens, bench.hidden) * 2
+    w = bench.reference.layers[1]
+    got = bench.stages.experts(1, x)
+    h, expert, weight = reference.router(x, w.mlp_norm, w.gate_weight, w.gate_bias)
+    assert np.array_equal(got["expert"], expert)
+    assert np.allclose(got["weight"], weight, rtol=0, atol=EXACT)
+    assert relative_l2(got["h"], h) < TOLERANCE[precision]
+    act = reference.moe_up(h, expert, w.up, w.up_bias, bench.reference.limit)
+    assert relative_l2(got["act"], act.reshape(got["act"].shape)) < TOLERANCE[precision]
+    out = reference.moe_down(np.float64(x), act, expert, weight, w.down, w.down_bias)
+    assert relative_l2(got["x"], out) < TOLERANCE[precision]
+
+
+def test_experts_of_a_row_do_not_depend_on_the_rows_beside_it(bench):
+    x = bench.random(33, bench.hidden)
+    together = bench.stages.experts(0, x)
+    for row in (0, 8, 32):
+        alone = bench.stages.experts(0, x[row : row + 1])
+        assert np.array_equal(alone["x"][0], together["x"][row])
+
+
+@pytest.mark.parametrize("which", [[0], [4, 0, 2], list(range(20))])
+def test_logits_are_those_of_the_rows_asked_for(bench, which):
+    x = bench.random(20, bench.hidden)
+    want = reference.logits(x[which], bench.reference.norm, bench.reference.unembedding)
+    assert relative_l2(bench.stages.logits(x, which), want) < EXACT
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 19])
+def test_int8_products_lose_only_the_requantising(checkpoint, instruction_set, precision, tokens):
+    bench = Bench(checkpoint, precision, dense="int8")
+    mixed = bench.random(tokens, bench.heads, bench.head_dim)
+    x = np.zeros((tokens, bench.hidden), np.float32)
+    w = bench.reference.layers[0]
+    want = reference.attn_out(x, mixed, w.out_weight, w.out_bias)
+    got = bench.stages.attn_out(0, mixed.reshape(tokens, -1), x)
+    # Blocks of 32 normal values: a largest of 2 deviations in 127 steps is 0.0052 of one.
+    assert 1e-4 < relative_l2(got, want) < 1e-2
