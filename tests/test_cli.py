@@ -369,7 +369,7 @@ def on_terminal(command):
 def test_a_loading_bar_is_drawn_on_a_terminal_only_and_removed():
     seen, _ = on_terminal([*PROGRAM, *QUESTION])
     bar, note, summary = re.fullmatch(r"(.*\r)(.+)\r\n(.+)\r\n", seen, re.S).groups()
-    assert re.match(r"\rloading \[#*-*\] +\d+ % of 0\.0016 GiB", bar)
+    assert re.match(r"\rloading \[#*-*\] +\d+ % of [\d.]+ GiB", bar)
     drawn, blank = re.search(r"\r([^\r]+)\r( +)\r$", bar).groups()
     assert len(blank) >= len(drawn)
     assert note == NOTE

@@ -153,23 +153,28 @@ def test_another_count_of_layers_in_the_config_is_refused(checkpoint, layers):
     refusal(path, f"{prefix}{layers if layers < 4 else 4}.")
 
 
-def test_a_size_that_the_reader_allows_is_never_another_error_than_the_checkpoints(checkpoint):
+def test_a_size_out_of_range_is_a_checkpoint_error_whoever_finds_it(checkpoint):
     _, path, _ = checkpoint
     file = path / "config.json"
     sound = json.loads(file.read_text())
+    others = []
     for key, values in {
-        "num_attention_heads": (2**16, 2**10, 2),
-        "num_key_value_heads": (8, 1),
-        "num_local_experts": (128, 4),
-        "num_experts": (128, 4),
-        "head_dim": (64,),
-        "hidden_size": (2**16, 32),
-        "intermediate_size": (2**16, 32),
-        "vocab_size": (2**24,),
+        "num_attention_heads": (0, 2, 2**10, 2**16, 2**40),
+        "num_key_value_heads": (0, 1, 8, 2**16),
+        "sliding_window": (0, 1, 2**20, 2**24, 2**40),
+        "rms_norm_eps": (0, 1e-12, 1, 2),
+        "swiglu_limit": (-1, 1e-6, 1e6, 1e9),
+        "vocab_size": (0, 2**24, 2**40),
     }.items():
         for value in values if key in sound else ():
             file.write_text(json.dumps(sound | {key: value}))
-            refusal(path)
+            try:
+                gn.Model.load(path).close()
+            except gn.CheckpointError as error:
+                assert str(path) in str(error)
+            except gn.Error as error:
+                others.append(repr(error))
+    assert others == []
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "intermediate_size", "hidden_size"])

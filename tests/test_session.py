@@ -1,0 +1,345 @@
+"""gptoss_native.Session: the same bits however a conversation is cut and whatever runs beside it.
+
+Bits are compared, not closeness, wherever the arithmetic is the same; the float64 specification
+says that they are the right ones.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import gptoss_native as gn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_goldens import relative_l2
+from random_checkpoint import write_checkpoint
+from reference import Reference
+
+GREEDY = gn.Sampling(temperature=0.0)
+EXACT_ERROR = 1e-5
+LONG = 700  # of a window of 128: its ring comes round more than once
+WINDOWED = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+
+
+@pytest.fixture(scope="module", params=["fast", "exact", "int8"])
+def model(request, config):
+    """A window of 128 between full layers; exact computes in float32, int8 requantises."""
+    exact = {"precision": "exact"} if request.param == "exact" else {}
+    dense = {"dense": "int8"} if request.param == "int8" else {}
+    with gn.Model.random(config("wide", **WINDOWED), seed=7, **exact, **dense) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def ids(some_ids):
+    return some_ids(LONG, 1031)
+
+
+@pytest.fixture(scope="module")
+def want(model, ids):
+    return logits_of(model, ids)
+
+
+def logits_of(model, ids):
+    with model.session() as session:
+        return session.logits(ids)
+
+
+def run_threads(*works):
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# Bits
+
+
+@pytest.mark.parametrize("step", [1, 7, 127, 128, 129, 300])
+def test_the_length_of_the_pieces_does_not_change_a_bit(model, ids, want, step):
+    with model.session() as session:
+        got = [session.logits(ids[at : at + step]) for at in range(0, LONG, step)]
+    assert np.array_equal(np.concatenate(got), want)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.tuples(st.integers(0, 200), st.booleans()), max_size=12))
+def test_no_way_of_cutting_a_prompt_changes_a_bit(model, ids, want, cuts):
+    with model.session() as session:
+        at = 0
+        for length, quiet in [*cuts, (LONG, False)]:
+            piece = ids[at : at + length]
+            if quiet:
+                session.prefill(piece)
+            else:
+                assert np.array_equal(session.logits(piece), want[at : at + len(piece)])
+            at += len(piece)
+        assert session.tokens == ids
+
+
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_the_number_of_threads_does_not_change_a_bit(config, ids, precision, instruction_set):
+    got = []
+    for threads in (1, 2, 3, 5):
+        options = {"seed": 7, "threads": threads, "precision": precision}
+        with gn.Model.random(config("wide", **WINDOWED), **options) as model:
+            session = model.session()
+            rows = session.logits(ids[:200])
+            stream = session.generate(max_new_tokens=20, sampling=gn.Sampling(seed=3))
+            got.append((rows.tobytes(), [(token.id, token.logprob) for token in stream]))
+    assert got[1:] == got[:1] * 3
+
+
+def converse(session, ids):
+    """Prompts and answers in turns; yields between any two steps, returns all that came out."""
+    out = []
+    for start in range(0, 600, 150):
+        out.append(session.logits(ids[start : start + 90]).tobytes())
+        yield out
+        session.prefill(ids[start + 90 : start + 120])
+        yield out
+        sampling = gn.Sampling(seed=start, temperature=0.8, top_p=0.9)
+        for token in session.generate(max_new_tokens=30, sampling=sampling):
+            out.append((token.id, token.logprob))
+            yield out
+
+
+def test_interleaved_sessions_are_each_what_they_are_alone(model, ids):
+    prompts = [ids, ids[::-1], ids[1:] + ids[:1]]
+    alone = []
+    for prompt in prompts:
+        with model.session() as session:
+            alone.append(list(converse(session, prompt))[-1])
+    turns = [converse(model.session(), prompt) for prompt in prompts]
+    together = [None] * len(turns)
+    while any(turns):
+        for index, turn in enumerate(turns):
+            if turn:
+                together[index] = next(turn, together[index])
+                turns[index] = turn if turn.gi_frame else None
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
+def test_sessions_on_several_threads_are_each_what_they_are_alone(model, ids):
+    prompts = [ids[n:] + ids[:n] for n in range(4)]
+    alone = [list(converse(model.session(), prompt))[-1] for prompt in prompts]
+    together = [None] * len(prompts)
+
+    def work(index):
+        together[index] = list(converse(model.session(), prompts[index]))[-1]
+
+    run_threads(*(lambda index=index: work(index) for index in range(len(prompts))))
+    assert together == alone
+
+
+def test_threads_that_share_a_session_wait_for_each_other(model):
+    session = model.session()
+    run_threads(*(lambda n=n: session.prefill([n] * 40) for n in range(6)))
+    order = session.tokens[::40]
+    assert sorted(order) == list(range(6))
+    assert session.tokens == [n for n in order for _ in range(40)]
+    assert np.array_equal(session.logits([9]), logits_of(model, session.tokens)[-1:])
+
+
+def test_rings_that_wrap_agree_with_the_specification(tmp_path, some_ids):
+    path = write_checkpoint(tmp_path, "wide", 11, **WINDOWED, sliding_window=37)
+    reference, ids = Reference(path), some_ids(LONG, 1031)
+    with gn.Model.load(path, precision="exact") as model:
+        session = model.session()
+        rows = np.concatenate([session.logits(ids[:50]), session.logits(ids[50:])])
+        assert relative_l2(rows, reference.logits(ids)) < EXACT_ERROR
+        stream = session.generate(max_new_tokens=150, sampling=GREEDY)
+        tokens = list(stream)
+        rows = reference.logits(session.tokens)[LONG - 1 : -1]
+    assert [token.id for token in tokens] == rows.argmax(axis=1).tolist()
+    logprobs = rows.max(axis=1) - np.log(np.exp(rows).sum(axis=1))
+    assert [token.logprob for token in tokens] == pytest.approx(logprobs, abs=1e-4)
+
+
+# The context's end
+
+
+def test_a_context_can_be_filled_exactly_and_no_further(model, ids, want):
+    session = model.session(max_context=150)
+    assert session.max_context == 150
+    assert np.array_equal(session.logits(ids[:140]), want[:140])
+    for use in (session.prefill, session.logits, session.generate):
+        with pytest.raises(gn.InvalidArgument, match="150"):
+            use(ids[140:151])
+        assert (session.tokens, session.position) == (ids[:140], 140)
+    assert np.array_equal(session.logits(ids[140:150]), want[140:150])
+    for use in (session.prefill, session.logits, session.generate):
+        with pytest.raises(gn.InvalidArgument, match="150"):
+            use(ids[:1])
+    assert session.tokens == ids[:150]
+
+
+def test_generating_fills_a_context_exactly_and_is_refused_beforehand(model, ids):
+    session = model.session(max_context=64)
+    with pytest.raises(gn.InvalidArgument, match="64"):
+        session.generate(ids[:60], max_new_tokens=5)
+    assert session.position == 0
+    stream = session.generate(ids[:60], max_new_tokens=4)
+    assert len(list(stream)) == 4
+    assert session.position == 64
+    session = model.session(max_context=64)
+    stream = session.generate(ids[:50])
+    assert len(list(stream)) == 14
+    assert stream.stats.finish_reason == "length"
+    assert session.position == 64
+
+
+@pytest.mark.parametrize("limit", [0, -1, 131073, 2**31, 2**63, 1.5, "8"])
+def test_a_wrong_max_context_is_refused_by_name(model, limit):
+    with pytest.raises((gn.InvalidArgument, TypeError), match="max_context") as caught:
+        model.session(max_context=limit)
+    assert isinstance(caught.value, gn.InvalidArgument) or not isinstance(limit, int)
+
+
+def test_a_session_may_be_as_long_as_the_model_and_takes_memory_as_it_grows(model):
+    session = model.session()
+    assert session.max_context == 131072
+    assert session.cache_bytes < 2**20
+    before = session.cache_bytes
+    session.prefill([1] * 600)
+    assert session.cache_bytes > before
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    "bad", [-1, 1031, 2**31, 2**32, 2**63, 2**70, -(2**70), 1.0, 1.5, "1", None, [1], np.float32(1)]
+)
+def test_an_id_that_is_none_is_refused_by_its_index(model, bad):
+    session = model.session()
+    session.prefill([1, 2])
+    for use in (session.prefill, session.logits, session.generate):
+        for index in (0, 3):
+            given_ids = [5] * index + [bad]
+            with pytest.raises(gn.InvalidArgument, match=rf"index {index}\b"):
+                use(given_ids)
+    with pytest.raises(gn.InvalidArgument, match=r"index 0\b"):
+        session.generate([1], stop_ids=[bad])
+    assert session.tokens == [1, 2]
+
+
+def test_ids_that_cannot_be_listed_are_refused(model):
+    session = model.session()
+    for bad in (None, 3, 1.5, "12", np.array([1.0]), np.array([[1, 2]]), np.array(3)):
+        with pytest.raises(gn.InvalidArgument, match="ids"):
+            session.prefill(bad)
+    assert session.position == 0
+
+
+def test_ids_may_be_any_integers_that_can_be_listed(model, ids, want):
+    for form in (tuple, np.int64, np.int32, np.uint16, iter):
+        session = model.session()
+        given_ids = form(ids[:20]) if form in (tuple, iter) else np.array(ids[:20], form)
+        assert np.array_equal(session.logits(given_ids), want[:20])
+        assert session.tokens == ids[:20]
+        assert all(type(token) is int for token in session.tokens)
+
+
+def test_no_ids_are_no_work(model):
+    session = model.session()
+    session.prefill([])
+    assert session.logits([]).shape == (0, 1031)
+    assert session.position == 0
+    with pytest.raises(gn.InvalidArgument):
+        session.generate()
+    session.prefill([4])
+    session.prefill(np.array([], np.int64))
+    assert session.tokens == [4]
+
+
+def test_logits_are_the_callers_own_array(model):
+    session = model.session()
+    first = session.logits([1, 2])
+    assert first.dtype == np.float32
+    assert first.shape == (2, 1031)
+    assert first.flags.writeable
+    kept = first.copy()
+    session.logits([3])
+    session.close()
+    assert np.array_equal(first, kept)
+
+
+# Closing and interrupting
+
+
+def test_a_closed_session_refuses_every_use(model):
+    with model.session() as session:
+        stream = session.generate([1], max_new_tokens=9)
+        next(stream)
+        assert not session.closed
+    session.close()
+    assert session.closed
+    for use in (
+        lambda: session.prefill([1]),
+        lambda: session.logits([1]),
+        lambda: session.generate([1]),
+        lambda: next(stream),
+    ):
+        with pytest.raises(gn.InvalidArgument, match="closed"):
+            use()
+
+
+def test_other_threads_run_while_a_prompt_is_computed(model):
+    """Several turns of the GIL between the start and the end of one call."""
+    for call in ("prefill", "logits"):
+        session = model.session()
+        started, done = threading.Event(), threading.Event()
+
+        def work(started=started, done=done):
+            started.wait()
+            for _ in range(10):
+                threading.Event().wait(1e-4)
+            done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        started.set()
+        getattr(session, call)([1] * 3000)
+        assert done.is_set()
+        thread.join()
+
+
+def test_ctrl_c_ends_a_long_prompt_and_leaves_a_session_to_go_on_with():
+    code = """
+import sys
+import gptoss_native as gn
+import numpy as np
+model = gn.Model.random(threads=1)
+session = model.session()
+ids = np.random.default_rng(0).integers(0, 512, 130000).tolist()
+print("ready", flush=True)
+try:
+    session.prefill(ids)
+except KeyboardInterrupt:
+    done = session.position
+    assert session.tokens == ids[:done]
+    assert 0 <= done < len(ids)
+    rest = ids[done : done + 9]
+    got = session.logits(rest)
+    with model.session() as cold:
+        cold.prefill(ids[:done])
+        assert np.array_equal(cold.logits(rest), got)
+    print("interrupted", flush=True)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        threading.Event().wait(0.3)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert (out, child.returncode) == ("interrupted\n", 0), err
