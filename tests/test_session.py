@@ -33,6 +33,13 @@ def model(request, config):
         yield made
 
 
+@pytest.fixture
+def session():
+    """Of the random model "tiny": 512 tokens known, 8 of them seen by a windowed layer."""
+    with gn.Model.random(threads=1) as made:
+        yield made.session()
+
+
 @pytest.fixture(scope="module")
 def ids(some_ids):
     return some_ids(LONG, 1031)
@@ -97,13 +104,13 @@ def test_the_number_of_threads_does_not_change_a_bit(config, ids, precision, ins
 def converse(session, ids):
     """Prompts and answers in turns; yields between any two steps, returns all that came out."""
     out = []
-    for start in range(0, 600, 150):
+    for start in range(0, 400, 130):
         out.append(session.logits(ids[start : start + 90]).tobytes())
         yield out
         session.prefill(ids[start + 90 : start + 120])
         yield out
         sampling = gn.Sampling(seed=start, temperature=0.8, top_p=0.9)
-        for token in session.generate(max_new_tokens=30, sampling=sampling):
+        for token in session.generate(max_new_tokens=10, sampling=sampling):
             out.append((token.id, token.logprob))
             yield out
 
@@ -147,15 +154,15 @@ def test_threads_that_share_a_session_wait_for_each_other(model):
 
 
 def test_rings_that_wrap_agree_with_the_specification(tmp_path, some_ids):
-    path = write_checkpoint(tmp_path, "wide", 11, **WINDOWED, sliding_window=37)
-    reference, ids = Reference(path), some_ids(LONG, 1031)
-    with gn.Model.load(path, precision="exact") as model:
+    path = write_checkpoint(tmp_path, "tiny", 11, sliding_window=37, num_hidden_layers=3)
+    reference, ids = Reference(path), some_ids(400, 517)
+    with gn.Model.load(path, precision="exact", threads=1) as model:
         session = model.session()
-        rows = np.concatenate([session.logits(ids[:50]), session.logits(ids[50:])])
-        assert relative_l2(rows, reference.logits(ids)) < EXACT_ERROR
-        stream = session.generate(max_new_tokens=150, sampling=GREEDY)
-        tokens = list(stream)
-        rows = reference.logits(session.tokens)[LONG - 1 : -1]
+        got = np.concatenate([session.logits(ids[:50]), session.logits(ids[50:])])
+        tokens = list(session.generate(max_new_tokens=150, sampling=GREEDY))
+    want = reference.logits(session.tokens)
+    assert relative_l2(got, want[:400]) < EXACT_ERROR
+    rows = want[399:-1]
     assert [token.id for token in tokens] == rows.argmax(axis=1).tolist()
     logprobs = rows.max(axis=1) - np.log(np.exp(rows).sum(axis=1))
     assert [token.logprob for token in tokens] == pytest.approx(logprobs, abs=1e-4)
@@ -184,8 +191,7 @@ def test_generating_fills_a_context_exactly_and_is_refused_beforehand(model, ids
     with pytest.raises(gn.InvalidArgument, match="64"):
         session.generate(ids[:60], max_new_tokens=5)
     assert session.position == 0
-    stream = session.generate(ids[:60], max_new_tokens=4)
-    assert len(list(stream)) == 4
+    assert len(list(session.generate(ids[:60], max_new_tokens=4))) == 4
     assert session.position == 64
     session = model.session(max_context=64)
     stream = session.generate(ids[:50])
@@ -194,19 +200,21 @@ def test_generating_fills_a_context_exactly_and_is_refused_beforehand(model, ids
     assert session.position == 64
 
 
-@pytest.mark.parametrize("limit", [0, -1, 131073, 2**31, 2**63, 1.5, "8"])
-def test_a_wrong_max_context_is_refused_by_name(model, limit):
-    with pytest.raises((gn.InvalidArgument, TypeError), match="max_context") as caught:
+@pytest.mark.parametrize("limit", [0, -1, 131073, 2**31, 2**62, 1.5, "8"])
+def test_a_wrong_max_context_is_refused_by_name(limit):
+    with (
+        gn.Model.random(threads=1) as model,
+        pytest.raises((gn.InvalidArgument, TypeError), match="max_context") as caught,
+    ):
         model.session(max_context=limit)
     assert isinstance(caught.value, gn.InvalidArgument) or not isinstance(limit, int)
 
 
-def test_a_session_may_be_as_long_as_the_model_and_takes_memory_as_it_grows(model):
-    session = model.session()
+def test_a_session_may_be_as_long_as_the_model_and_takes_memory_as_it_grows(session):
     assert session.max_context == 131072
-    assert session.cache_bytes < 2**20
     before = session.cache_bytes
-    session.prefill([1] * 600)
+    assert before < 2**20
+    session.prefill([1] * 2000)
     assert session.cache_bytes > before
 
 
@@ -214,42 +222,37 @@ def test_a_session_may_be_as_long_as_the_model_and_takes_memory_as_it_grows(mode
 
 
 @pytest.mark.parametrize(
-    "bad", [-1, 1031, 2**31, 2**32, 2**63, 2**70, -(2**70), 1.0, 1.5, "1", None, [1], np.float32(1)]
+    "bad", [-1, 512, 2**31, 2**32, 2**63, 2**70, -(2**70), 1.0, 1.5, "1", None, [1], np.float32(1)]
 )
-def test_an_id_that_is_none_is_refused_by_its_index(model, bad):
-    session = model.session()
+def test_an_id_that_is_none_is_refused_by_its_index(session, bad):
     session.prefill([1, 2])
     for use in (session.prefill, session.logits, session.generate):
         for index in (0, 3):
-            given_ids = [5] * index + [bad]
             with pytest.raises(gn.InvalidArgument, match=rf"index {index}\b"):
-                use(given_ids)
-    with pytest.raises(gn.InvalidArgument, match=r"index 0\b"):
+                use([5] * index + [bad])
+    with pytest.raises(gn.InvalidArgument, match=r"stop.ids?\b"):
         session.generate([1], stop_ids=[bad])
     assert session.tokens == [1, 2]
 
 
-def test_ids_that_cannot_be_listed_are_refused(model):
-    session = model.session()
+def test_ids_that_cannot_be_listed_are_refused(session):
     for bad in (None, 3, 1.5, "12", np.array([1.0]), np.array([[1, 2]]), np.array(3)):
         with pytest.raises(gn.InvalidArgument, match="ids"):
             session.prefill(bad)
     assert session.position == 0
 
 
-def test_ids_may_be_any_integers_that_can_be_listed(model, ids, want):
-    for form in (tuple, np.int64, np.int32, np.uint16, iter):
-        session = model.session()
-        given_ids = form(ids[:20]) if form in (tuple, iter) else np.array(ids[:20], form)
-        assert np.array_equal(session.logits(given_ids), want[:20])
-        assert session.tokens == ids[:20]
-        assert all(type(token) is int for token in session.tokens)
+@pytest.mark.parametrize("form", [tuple, np.int64, np.int32, np.uint16, iter])
+def test_ids_may_be_any_integers_that_can_be_listed(session, form):
+    ids = [5, 511, 0, 300]
+    session.prefill(form(ids) if form in (tuple, iter) else np.array(ids, form))
+    assert session.tokens == ids
+    assert all(type(token) is int for token in session.tokens)
 
 
-def test_no_ids_are_no_work(model):
-    session = model.session()
+def test_no_ids_are_no_work(session):
     session.prefill([])
-    assert session.logits([]).shape == (0, 1031)
+    assert session.logits([]).shape == (0, 512)
     assert session.position == 0
     with pytest.raises(gn.InvalidArgument):
         session.generate()
@@ -258,11 +261,10 @@ def test_no_ids_are_no_work(model):
     assert session.tokens == [4]
 
 
-def test_logits_are_the_callers_own_array(model):
-    session = model.session()
+def test_logits_are_the_callers_own_array(session):
     first = session.logits([1, 2])
     assert first.dtype == np.float32
-    assert first.shape == (2, 1031)
+    assert first.shape == (2, 512)
     assert first.flags.writeable
     kept = first.copy()
     session.logits([3])
@@ -273,8 +275,8 @@ def test_logits_are_the_callers_own_array(model):
 # Closing and interrupting
 
 
-def test_a_closed_session_refuses_every_use(model):
-    with model.session() as session:
+def test_a_closed_session_refuses_every_use(session):
+    with session:
         stream = session.generate([1], max_new_tokens=9)
         next(stream)
         assert not session.closed
@@ -290,10 +292,9 @@ def test_a_closed_session_refuses_every_use(model):
             use()
 
 
-def test_other_threads_run_while_a_prompt_is_computed(model):
+def test_other_threads_run_while_a_prompt_is_computed(session):
     """Several turns of the GIL between the start and the end of one call."""
     for call in ("prefill", "logits"):
-        session = model.session()
         started, done = threading.Event(), threading.Event()
 
         def work(started=started, done=done):

@@ -55,8 +55,8 @@ const std::byte* MappedFile::data(uint64_t offset, uint64_t size) const {
     // Touching a page behind the end of a file that shrank would kill the process.
     const uint64_t now = file_bytes(descriptor_, path_);
     if (now < size_ || offset > size_ || size > size_ - offset)
-        throw CheckpointError(message(path_, ": has ", now, " bytes, wanted bytes ", offset, " to ",
-                                      offset + size));
+        throw CheckpointError(
+            message(path_, ": has ", now, " bytes, wanted bytes ", offset, " to ", offset + size));
     return data_ + offset;
 }
 

@@ -19,8 +19,8 @@ Memory::Memory(size_t bytes, const std::string& purpose) : size_(bytes) {
     if (bytes == 0) return;
     const bool huge = bytes >= kHugePage;
     mapping_bytes_ = round_up(bytes, kPage) + (huge ? kHugePage : 0);
-    mapping_ = mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                    -1, 0);
+    mapping_ =
+        mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping_ == MAP_FAILED) {
         mapping_ = nullptr;
         throw OutOfMemory(message("cannot have ", bytes, " bytes for ", purpose));

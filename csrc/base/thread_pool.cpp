@@ -8,8 +8,8 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
-#include <utility>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -20,7 +20,8 @@
 namespace gptoss {
 namespace {
 
-constexpr int kMaxThreads = 1024;
+// The parts of the gate: workers inside count from 0 to kOpen - 1, loops in steps of kLoop.
+constexpr uint64_t kOpen = 4096, kLoop = 8192;
 // Long enough to bridge the serial pieces between two stages, short enough not to starve a host.
 constexpr auto kSpin = std::chrono::microseconds(200);
 
@@ -73,8 +74,8 @@ int usable_processors() {
 }
 
 ThreadPool::ThreadPool(int threads) : process_(getpid()) {
-    if (threads < 0 || threads > kMaxThreads)
-        throw InvalidArgument(message("threads is ", threads, ", wanted 0 (all) to ", kMaxThreads));
+    if (threads < 0 || threads > kMostThreads)
+        throw InvalidArgument(message("threads is ", threads, ", wanted 1 to ", kMostThreads));
     if (threads == 0) threads = usable_processors();
     workers_.reserve(threads - 1);
     try {
@@ -106,23 +107,27 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
     if (count <= 0) return;
     if (getpid() != process_)
-        throw DeviceError("this process was forked after the model was loaded, and threads do not "
-                          "survive a fork; load the model in the child");
+        throw DeviceError(
+            "this process was forked after the model was loaded, and threads do not "
+            "survive a fork; load the model in the child");
     count_ = count;
     invoke_ = invoke;
     context_ = context;
     next_.store(0, std::memory_order_relaxed);
     const bool shared = count > 1 && !workers_.empty();
     if (shared) {
-        busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-        generation_.fetch_add(1, std::memory_order_release);
+        const uint64_t loop = gate_.load(std::memory_order_relaxed) / kLoop + 1;
+        gate_.store(loop * kLoop + kOpen, std::memory_order_release);
         std::lock_guard lock(mutex_);
         if (sleeping_ > 0) wake_.notify_all();
     }
     take_indices(0);
-    // The others are inside their last index: a short wait, unless the system took their core.
-    for (int spins = 0; shared && busy_.load(std::memory_order_acquire) > 0; ++spins)
-        spins < 10000 ? pause() : std::this_thread::yield();
+    if (shared) {
+        gate_.fetch_and(~kOpen, std::memory_order_relaxed);
+        // Those inside are at their last index: a short wait, unless the system took their core.
+        const auto inside = [&] { return gate_.load(std::memory_order_acquire) % kOpen != 0; };
+        for (int spins = 0; inside(); ++spins) spins < 10000 ? pause() : std::this_thread::yield();
+    }
     if (failure_) {
         std::exception_ptr failure = std::exchange(failure_, nullptr);
         std::rethrow_exception(failure);
@@ -144,10 +149,26 @@ void ThreadPool::take_indices(int thread) {
     }
 }
 
+// True if there is a loop later than `seen` that still may be joined, and this worker is inside.
+bool ThreadPool::join_loop(uint64_t& seen) {
+    uint64_t gate = gate_.load(std::memory_order_acquire);
+    while (gate / kLoop != seen) {
+        if (!(gate & kOpen)) {
+            seen = gate / kLoop;
+            return false;
+        }
+        if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire)) {
+            seen = gate / kLoop;
+            return true;
+        }
+    }
+    return false;
+}
+
 void ThreadPool::work(int thread) {
     uint64_t seen = 0;
     const auto ready = [&] {
-        return generation_.load(std::memory_order_acquire) != seen || stop_.load();
+        return gate_.load(std::memory_order_relaxed) / kLoop != seen || stop_.load();
     };
     for (;;) {
         if (!spin_until(ready)) {
@@ -157,9 +178,9 @@ void ThreadPool::work(int thread) {
             --sleeping_;
         }
         if (stop_.load()) return;
-        seen = generation_.load(std::memory_order_acquire);
+        if (!join_loop(seen)) continue;
         take_indices(thread);
-        busy_.fetch_sub(1, std::memory_order_release);
+        gate_.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -17,6 +17,8 @@
 
 namespace gptoss {
 
+constexpr int kMostThreads = 1024;
+
 class ThreadPool {
   public:
     // `threads` counts the calling thread; 0 takes one for each processor this process may use.
@@ -34,9 +36,12 @@ class ThreadPool {
     template <class Body>
     void run(int64_t count, Body&& body) {
         using Plain = std::remove_reference_t<Body>;
-        run_loop(count, [](void* context, int64_t index, int thread) {
-            (*static_cast<Plain*>(context))(index, thread);
-        }, const_cast<void*>(static_cast<const void*>(&body)));
+        run_loop(
+            count,
+            [](void* context, int64_t index, int thread) {
+                (*static_cast<Plain*>(context))(index, thread);
+            },
+            const_cast<void*>(static_cast<const void*>(&body)));
     }
 
   private:
@@ -44,16 +49,19 @@ class ThreadPool {
 
     void run_loop(int64_t count, Invoke invoke, void* context);
     void work(int thread);
+    bool join_loop(uint64_t& seen);
     void take_indices(int thread);
 
     const int process_;  // a forked child has the object but not the threads
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    alignas(64) std::atomic<uint64_t> generation_{0};  // counts loops
+    // The number of the loop, a bit that says it may be joined, and how many workers are inside.
+    // The caller waits for those inside alone: one that the system has taken off its core before
+    // it joined costs nothing.
+    alignas(64) std::atomic<uint64_t> gate_{0};
     std::atomic<bool> stop_{false};
     alignas(64) std::atomic<int64_t> next_{0};
-    alignas(64) std::atomic<int> busy_{0};
     int sleeping_ = 0;  // under mutex_
     int64_t count_ = 0;
     Invoke invoke_ = nullptr;

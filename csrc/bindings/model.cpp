@@ -7,6 +7,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/numbers.h"
 #include "weights/mapped_source.h"
 #include "weights/random_source.h"
 
@@ -21,8 +22,8 @@ T field(const py::dict& config, const char* name) {
     try {
         return config[name].cast<T>();
     } catch (const py::cast_error&) {
-        throw InvalidArgument(message("config: ", name, " is ",
-                                      py::repr(config[name]).cast<std::string>()));
+        throw InvalidArgument(
+            message("config: ", name, " is ", py::repr(config[name]).cast<std::string>()));
     }
 }
 
@@ -71,17 +72,18 @@ struct Options {
 
 // Options that name no device of this build are refused, never replaced.
 Options to_options(const std::string& device, const std::string& dense,
-                   const std::string& precision, std::optional<int> threads) {
+                   const std::string& precision, const py::object& threads) {
     if (choose("device", device, {{"auto", 0}, {"cpu", 0}, {"cuda", 1}}))
         throw DeviceError("device \"cuda\": this build has no CUDA backend");
-    if (threads && *threads < 1)
-        throw InvalidArgument(message("threads is ", *threads, ", wanted 1 or more"));
     Options o;
-    o.dense = static_cast<WeightFormat>(
-        choose("dense", dense, {{"bf16", int(WeightFormat::kBf16)}, {"int8", int(WeightFormat::kInt8)}}));
-    o.precision = static_cast<Precision>(choose(
-        "precision", precision, {{"exact", int(Precision::kExact)}, {"fast", int(Precision::kFast)}}));
-    o.threads = threads.value_or(0);
+    o.dense = static_cast<WeightFormat>(choose(
+        "dense", dense, {{"bf16", int(WeightFormat::kBf16)}, {"int8", int(WeightFormat::kInt8)}}));
+    o.precision = static_cast<Precision>(
+        choose("precision", precision,
+               {{"exact", int(Precision::kExact)}, {"fast", int(Precision::kFast)}}));
+    // 0 stands for all that the process may use.
+    o.threads =
+        static_cast<int>(to_optional_integer("threads", threads, 1, kMostThreads).value_or(0));
     return o;
 }
 
@@ -103,16 +105,16 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
 using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
 
 DType to_dtype(const std::string& name) {
-    return static_cast<DType>(choose(
-        "dtype", name,
-        {{"U8", int(DType::kU8)}, {"BF16", int(DType::kBf16)}, {"F32", int(DType::kF32)}}));
+    return static_cast<DType>(
+        choose("dtype", name,
+               {{"U8", int(DType::kU8)}, {"BF16", int(DType::kBf16)}, {"F32", int(DType::kF32)}}));
 }
 
 std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<std::string>& files,
                                   const std::vector<SpecTuple>& tensors, const std::string& device,
                                   const std::string& dense, const std::string& precision,
-                                  std::optional<int> threads, const py::object& progress) {
+                                  const py::object& threads, const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
     std::vector<TensorSpec> specs;
@@ -123,24 +125,24 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
     return place(config, source, found, options, progress);
 }
 
-std::unique_ptr<LoadedModel> random(const py::dict& config_dict, uint64_t seed,
+std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
                                     const std::string& device, const std::string& dense,
-                                    const std::string& precision, std::optional<int> threads,
+                                    const std::string& precision, const py::object& threads,
                                     const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
-    const RandomSource source(config, seed);
+    const RandomSource source(config, to_seed(seed));
     const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
     return place(config, source, tensors, options, progress);
 }
 
 py::dict plan(const py::dict& config_dict, const std::string& device, const std::string& dense,
-              const std::string& precision, std::optional<int> threads, int max_context) {
+              const std::string& precision, const py::object& threads,
+              const py::object& max_context_object) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
-    if (max_context < 1 || max_context > config.max_context)
-        throw InvalidArgument(message("max_context is ", max_context, ", wanted 1 to ",
-                                      config.max_context));
+    const auto max_context =
+        static_cast<int>(to_integer("max_context", max_context_object, 1, config.max_context));
     cpu::CpuBackend backend(options.precision, options.threads);
     const PlacedModel outline = backend.outline(config, options.dense);
     const KvGeometry kv(config, options.precision, kStepRows);
@@ -182,6 +184,14 @@ py::dict info(const LoadedModel& self) {
     return out;
 }
 
+size_t decode_step_bytes(const LoadedModel& self, const py::object& position) {
+    const auto at = static_cast<int>(to_integer("position", position, 0, INT32_MAX));
+    py::gil_scoped_release release;
+    return self.engine().with_model([&](Model& model) {
+        return decode_bytes(model.config(), model.weights(), model.kv(), at);
+    });
+}
+
 double read_rate(const LoadedModel& self) {
     return self.engine().with_model([](Model& model) {
         constexpr size_t kMost = size_t{3} << 30;
@@ -190,16 +200,12 @@ double read_rate(const LoadedModel& self) {
     });
 }
 
-size_t decode_step_bytes(const LoadedModel& self, int position) {
-    return self.engine().with_model([&](Model& model) {
-        return decode_bytes(model.config(), model.weights(), model.kv(), position);
-    });
-}
-
-std::shared_ptr<Session> session(const LoadedModel& self, std::optional<int64_t> max_context) {
+std::shared_ptr<Session> session(const LoadedModel& self, const py::object& max_context) {
+    const auto wanted = to_optional_integer("max_context", max_context);
     const auto engine = self.shared_engine();
+    py::gil_scoped_release release;
     const int most = engine->with_model([](Model& model) { return model.config().max_context; });
-    return std::make_shared<Session>(engine, max_context.value_or(most));
+    return std::make_shared<Session>(engine, wanted.value_or(most));
 }
 
 }  // namespace
@@ -216,19 +222,19 @@ void bind_model(py::module_& m) {
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
                     py::arg("progress") = py::none(), "Random weights of the given shape.")
-        .def("session", &session, py::arg("max_context") = py::none(), release)
-        .def("close", [](const LoadedModel& self) { self.engine().close(); }, release)
-        .def_property_readonly(
-            "closed", [](const LoadedModel& self) { return self.engine().closed(); })
+        .def("session", &session, py::arg("max_context") = py::none())
+        .def(
+            "close", [](const LoadedModel& self) { self.engine().close(); }, release)
+        .def_property_readonly("closed",
+                               [](const LoadedModel& self) { return self.engine().closed(); })
         .def("info", &info)
         .def("read_rate", &read_rate, release,
              "Bytes a second that the device reads from the weights, without arithmetic.")
-        .def("decode_bytes", &decode_step_bytes, py::arg("position") = 0, release,
+        .def("decode_bytes", &decode_step_bytes, py::arg("position") = 0,
              "Bytes that decoding one token at the position reads.");
     m.def("plan", &plan, py::arg("config"), py::kw_only(), py::arg("device") = "auto",
-          py::arg("dense") = "bf16", py::arg("precision") = "fast",
-          py::arg("threads") = py::none(), py::arg("max_context"),
-          "Bytes that a model of this shape takes; loads nothing.");
+          py::arg("dense") = "bf16", py::arg("precision") = "fast", py::arg("threads") = py::none(),
+          py::arg("max_context"), "Bytes that a model of this shape takes; loads nothing.");
 }
 
 }  // namespace gptoss

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
@@ -11,39 +13,66 @@ namespace py = pybind11;
 namespace gptoss {
 namespace {
 
-py::object named_error(py::object error) {
-    error.attr("__module__") = "gptoss_native";
-    return error;
+// Messages may hold file names, which need not be UTF-8.
+void raise(PyObject* type, const char* what) {
+    const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(what));
+    if (text) PyErr_SetObject(type, text.ptr());
+}
+
+PyObject* add_error(py::module_& m, const char* name, const py::object& bases) {
+    const std::string full = std::string("gptoss_native.") + name;
+    auto type =
+        py::reinterpret_steal<py::object>(PyErr_NewException(full.c_str(), bases.ptr(), nullptr));
+    if (!type) throw py::error_already_set();
+    m.attr(name) = type;
+    return type.release().ptr();  // lives as long as the process, as the translator does
+}
+
+struct Errors {
+    PyObject *error, *invalid_argument, *checkpoint_error, *out_of_memory, *device_error;
+} errors;
+
+void translate(std::exception_ptr failure) {
+    try {
+        if (failure) std::rethrow_exception(failure);
+    } catch (const InvalidArgument& e) {
+        raise(errors.invalid_argument, e.what());
+    } catch (const CheckpointError& e) {
+        raise(errors.checkpoint_error, e.what());
+    } catch (const OutOfMemory& e) {
+        raise(errors.out_of_memory, e.what());
+    } catch (const DeviceError& e) {
+        raise(errors.device_error, e.what());
+    } catch (const Error& e) {
+        raise(errors.error, e.what());
+    } catch (const std::bad_alloc&) {
+        raise(errors.out_of_memory, "the process has no memory left");
+    }
 }
 
 void bind_errors(py::module_& m) {
-    const py::object base = named_error(py::register_exception<Error>(m, "Error"));
-    const auto both = [&](PyObject* builtin) {
-        return py::make_tuple(base, py::reinterpret_borrow<py::object>(builtin));
-    };
-    named_error(py::register_exception<InvalidArgument>(m, "InvalidArgument",
-                                                        both(PyExc_ValueError)));
-    named_error(py::register_exception<CheckpointError>(m, "CheckpointError", base));
-    static const PyObject* out_of_memory =
-        named_error(
-            py::register_exception<OutOfMemory>(m, "OutOfMemory", both(PyExc_MemoryError)))
-            .release()
-            .ptr();
-    named_error(py::register_exception<DeviceError>(m, "DeviceError", base));
-    py::register_exception_translator([](std::exception_ptr failure) {
-        try {
-            if (failure) std::rethrow_exception(failure);
-        } catch (const std::bad_alloc&) {
-            PyErr_SetString(const_cast<PyObject*>(out_of_memory), "the process has no memory left");
-        }
-    });
+    const auto borrowed = [](PyObject* o) { return py::reinterpret_borrow<py::object>(o); };
+    errors.error = add_error(m, "Error", borrowed(PyExc_Exception));
+    const py::object base = borrowed(errors.error);
+    errors.invalid_argument =
+        add_error(m, "InvalidArgument", py::make_tuple(base, borrowed(PyExc_ValueError)));
+    errors.checkpoint_error = add_error(m, "CheckpointError", base);
+    errors.out_of_memory =
+        add_error(m, "OutOfMemory", py::make_tuple(base, borrowed(PyExc_MemoryError)));
+    errors.device_error = add_error(m, "DeviceError", base);
+    py::register_exception_translator(&translate);
 }
 
 double measure_read_rate(size_t bytes, int threads) {
     cpu::CpuBackend backend(Precision::kFast, threads);
     const Memory memory(std::max<size_t>(bytes, 4096), "measuring the read rate");
     // An untouched page is not memory yet.
-    for (size_t i = 0; i < memory.size(); i += 4096) memory.data()[i] = std::byte{1};
+    ThreadPool pool(threads);
+    constexpr size_t kPiece = size_t{2} << 20;
+    pool.run(static_cast<int64_t>((memory.size() + kPiece - 1) / kPiece), [&](int64_t i, int) {
+        const size_t begin = i * kPiece, end = std::min(begin + kPiece, memory.size());
+        std::memset(memory.data() + begin, 1, end - begin);
+    });
     double best = 0;
     for (int i = 0; i < 3; ++i)
         best = std::max(best, backend.read_rate(memory.data(), memory.size()));

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/numbers.h"
 #include "session/generation.h"
 
 namespace py = pybind11;
@@ -14,8 +15,8 @@ namespace {
 using Ids = std::vector<int64_t>;
 
 py::array_t<float> logits(Session& self, const Ids& ids) {
-    py::array_t<float> out({static_cast<py::ssize_t>(ids.size()),
-                            static_cast<py::ssize_t>(self.vocab_size())});
+    py::array_t<float> out(
+        {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(self.vocab_size())});
     float* data = out.mutable_data();
     py::gil_scoped_release release;
     self.logits(ids, data, python_signals());
@@ -70,21 +71,29 @@ py::object next(Generation& self) {
     return py::make_tuple(token->id, token->logprob, top);
 }
 
-Sampling make_sampling(double temperature, int64_t top_k, double top_p, double min_p,
-                       double repetition_penalty, double presence_penalty,
-                       double frequency_penalty,
-                       const std::optional<std::map<int64_t, double>>& logit_bias,
-                       std::optional<uint64_t> seed, int64_t logprobs) {
-    Sampling s{temperature,
-               top_k,
-               top_p,
-               min_p,
-               repetition_penalty,
-               presence_penalty,
-               frequency_penalty,
-               logit_bias.value_or(std::map<int64_t, double>{}),
-               seed,
-               logprobs};
+Sampling make_sampling(const py::object& temperature, const py::object& top_k,
+                       const py::object& top_p, const py::object& min_p,
+                       const py::object& repetition_penalty, const py::object& presence_penalty,
+                       const py::object& frequency_penalty, const py::object& logit_bias,
+                       const py::object& seed, const py::object& logprobs) {
+    Sampling s;
+    s.temperature = to_number("temperature", temperature);
+    s.top_k = to_integer("top_k", top_k);
+    s.top_p = to_number("top_p", top_p);
+    s.min_p = to_number("min_p", min_p);
+    s.repetition_penalty = to_number("repetition_penalty", repetition_penalty);
+    s.presence_penalty = to_number("presence_penalty", presence_penalty);
+    s.frequency_penalty = to_number("frequency_penalty", frequency_penalty);
+    if (!logit_bias.is_none()) {
+        if (!py::isinstance<py::dict>(logit_bias))
+            throw InvalidArgument(message("logit_bias is ", shown(logit_bias),
+                                          ", wanted a dict of token ids to numbers"));
+        for (const auto& [token, bias] : py::cast<py::dict>(logit_bias))
+            s.logit_bias[to_integer("a token id of logit_bias", token)] =
+                to_number("a value of logit_bias", bias);
+    }
+    if (!seed.is_none()) s.seed = to_seed(seed);
+    s.logprobs = to_integer("logprobs", logprobs);
     validate(s);
     return s;
 }
@@ -138,9 +147,9 @@ void bind_session(py::module_& m) {
         .def("cancel", &Generation::cancel)
         .def("stats", &stats);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")
-        .def("prefill",
-             [](Session& self, const Ids& ids) { self.prefill(ids, python_signals()); },
-             py::arg("ids"), release)
+        .def(
+            "prefill", [](Session& self, const Ids& ids) { self.prefill(ids, python_signals()); },
+            py::arg("ids"), release)
         .def("logits", &logits, py::arg("ids"))
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), release)

@@ -1,12 +1,11 @@
 // The stages one by one, for tests (StageRunner) and microbenchmarks (time_stage).
-#include "model/stage_runner.h"
-
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "model/stage_runner.h"
 #include "model/stage_timer.h"
 
 namespace py = pybind11;
@@ -53,19 +52,15 @@ class Stages {
         return rows_of(with([&](Model&) { return runner_->embed(ids); }), config_.hidden_size);
     }
     Array qkv(int layer, const Array& x, const Pairs& at) {
-        return rows_of(
-            with([&](Model&) { return runner_->qkv(layer, floats(x), positions(at)); }),
-            config_.query_rows());
+        return rows_of(with([&](Model&) { return runner_->qkv(layer, floats(x), positions(at)); }),
+                       config_.query_rows());
     }
     Array cached(int layer, std::pair<int, int> at) {
-        return rows_of(
-            with([&](Model&) { return runner_->cached(layer, {at.first, at.second}); }),
-            config_.kv_heads * config_.head_dim);
+        return rows_of(with([&](Model&) { return runner_->cached(layer, {at.first, at.second}); }),
+                       config_.kv_heads * config_.head_dim);
     }
     void set_cached(int layer, std::pair<int, int> at, const Array& key_value) {
-        with([&](Model&) {
-            runner_->set_cached(layer, {at.first, at.second}, floats(key_value));
-        });
+        with([&](Model&) { runner_->set_cached(layer, {at.first, at.second}, floats(key_value)); });
     }
     Array attention(int layer, const Array& q, const Pairs& at) {
         return rows_of(
@@ -138,8 +133,8 @@ position). Caches start as NaN. Raises InvalidArgument.)")
         .def("attn_out", &Stages::attn_out, py::arg("layer"), py::arg("attention"), py::arg("x"))
         .def("experts", &Stages::experts, py::arg("layer"), py::arg("x"))
         .def("logits", &Stages::logits, py::arg("x"), py::arg("which"));
-    m.def("time_stage", &time, py::arg("model"), py::arg("stage"), py::kw_only(),
-          py::arg("tokens"), py::arg("context"), py::arg("calls"),
+    m.def("time_stage", &time, py::arg("model"), py::arg("stage"), py::kw_only(), py::arg("tokens"),
+          py::arg("context"), py::arg("calls"),
           "Median seconds of a call, and the bytes and operations it needs.");
     m.def("timed_stages", &timed_stages, "The names time_stage takes.");
 }

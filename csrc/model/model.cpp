@@ -58,8 +58,8 @@ void Model::forward(std::span<const Row> rows) {
 }
 
 void Model::embed(std::span<const Row> rows, float* x) {
-    backend_->embed({rows.data(), weights_->embedding, x, static_cast<int>(rows.size()),
-                     config_.hidden_size});
+    backend_->embed(
+        {rows.data(), weights_->embedding, x, static_cast<int>(rows.size()), config_.hidden_size});
 }
 
 void Model::qkv(int layer, std::span<const Row> rows, const float* x, float* q) {
@@ -94,8 +94,8 @@ void Model::moe_up(int layer, int tokens, const void* h, const int* expert, void
                       config_.experts_per_token});
 }
 
-void Model::moe_down(int layer, int tokens, const void* act, const int* expert,
-                     const float* weight, float* x) {
+void Model::moe_down(int layer, int tokens, const void* act, const int* expert, const float* weight,
+                     float* x) {
     const PlacedLayer& w = weights_->layers[layer];
     backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, tokens,
                         config_.hidden_size, config_.intermediate_size, config_.experts,

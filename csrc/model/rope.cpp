@@ -27,9 +27,9 @@ std::vector<float> rope_frequencies(const ModelConfig& c) {
         const auto period = static_cast<float>(std::pow(c.rope_theta, double{exponent}));
         const float original = 1.0f / period;
         const float stretched = 1.0f / (static_cast<float>(c.rope_factor) * period);
-        const float ramp = std::clamp((static_cast<float>(i) - static_cast<float>(low)) /
-                                          static_cast<float>(high - low),
-                                      0.0f, 1.0f);
+        const float ramp = std::clamp(
+            (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low),
+            0.0f, 1.0f);
         const float kept = 1.0f - ramp;
         frequencies[i] = stretched * (1.0f - kept) + original * kept;
     }

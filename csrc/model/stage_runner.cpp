@@ -27,8 +27,8 @@ StageRunner::StageRunner(Model& model, int sequences, int max_context)
     if (sequences < 1 || sequences > 1024)
         throw InvalidArgument(message("sequences is ", sequences, ", wanted 1 to 1024"));
     if (max_context < 1 || max_context > model.config().max_context)
-        throw InvalidArgument(message("max_context is ", max_context, ", wanted 1 to ",
-                                      model.config().max_context));
+        throw InvalidArgument(
+            message("max_context is ", max_context, ", wanted 1 to ", model.config().max_context));
     const KvGeometry& kv = model.kv();
     for (int s = 0; s < sequences; ++s) {
         memory_.emplace_back(kv.bytes(max_context), "a sequence's cache");
@@ -57,8 +57,8 @@ std::vector<Row> StageRunner::rows(const Positions& at, size_t tokens) const {
 
 void StageRunner::check(int layer, const Floats& values, size_t width, const char* name) const {
     if (layer < 0 || layer >= model_.config().layers)
-        throw InvalidArgument(message("layer is ", layer, ", wanted 0 to ",
-                                      model_.config().layers - 1));
+        throw InvalidArgument(
+            message("layer is ", layer, ", wanted 0 to ", model_.config().layers - 1));
     if (values.empty() || values.size() % width || values.size() / width > kStepRows)
         throw InvalidArgument(message(name, " has ", values.size(), " values, wanted 1 to ",
                                       kStepRows, " rows of ", width));
@@ -162,7 +162,8 @@ StageRunner::Floats StageRunner::logits(const Floats& x, const std::vector<int>&
     const ModelConfig& c = model_.config();
     check(0, x, c.hidden_size, "x");
     for (int row : which)
-        if (row < 0 || row >= static_cast<int>(x.size()) / c.hidden_size || which.size() > kStepRows)
+        if (row < 0 || row >= static_cast<int>(x.size()) / c.hidden_size ||
+            which.size() > kStepRows)
             throw InvalidArgument(message("no row ", row, ", or more than ", kStepRows));
     Floats out = poisoned(which.size() * c.vocab_size);
     model_.logits(x.data(), which, out.data());

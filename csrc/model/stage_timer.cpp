@@ -107,17 +107,14 @@ const std::vector<TimedStage>& stages() {
          [](const Bench& b, const PlacedLayer&, int) {
              return Cost{2.0 * b.tokens * b.c.hidden_size, 0};
          }},
-        {"qkv", 2,
-         [](Bench& b, int layer) { b.model.qkv(layer, b.rows, b.x.data(), b.q.data()); },
+        {"qkv", 2, [](Bench& b, int layer) { b.model.qkv(layer, b.rows, b.x.data(), b.q.data()); },
          [](const Bench& b, const PlacedLayer& w, int) {
              return product_cost(w.qkv, 1, b.tokens);
          }},
         {"attention_window", 1, attend, attend_cost},
         {"attention_full", 0, attend, attend_cost},
         {"attn_out", 2,
-         [](Bench& b, int layer) {
-             b.model.attn_out(layer, b.tokens, b.q.data(), b.x.data());
-         },
+         [](Bench& b, int layer) { b.model.attn_out(layer, b.tokens, b.q.data(), b.x.data()); },
          [](const Bench& b, const PlacedLayer& w, int) {
              return product_cost(w.attn_out, 1, b.tokens);
          }},
@@ -130,8 +127,7 @@ const std::vector<TimedStage>& stages() {
              b.model.moe_up(layer, b.tokens, b.h.data(), b.expert.data(), b.act.data());
          },
          [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.moe_up, chosen_experts(b),
-                                 static_cast<double>(b.expert.size()));
+             return product_cost(w.moe_up, chosen_experts(b), static_cast<double>(b.expert.size()));
          }},
         {"moe_down", 2,
          [](Bench& b, int layer) {

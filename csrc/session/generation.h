@@ -13,8 +13,8 @@ namespace gptoss {
 
 struct GeneratedToken {
     int id = 0;
-    float logprob = 0;                      // natural, under the model's own distribution
-    std::vector<TopLogprob> top_logprobs;   // most likely first
+    float logprob = 0;                     // natural, under the model's own distribution
+    std::vector<TopLogprob> top_logprobs;  // most likely first
 };
 
 enum class FinishReason { kNone, kStop, kLength, kCancelled };
@@ -23,8 +23,8 @@ struct GenerationStats {
     int cached_tokens = 0;     // of the context that were in the cache already
     int prefilled_tokens = 0;  // computed before the first token
     int generated_tokens = 0;
-    double ttft_s = 0;          // from the first next() to the first token
-    double decode_s = 0;        // spent on the tokens after the first
+    double ttft_s = 0;    // from the first next() to the first token
+    double decode_s = 0;  // spent on the tokens after the first
     FinishReason finish_reason = FinishReason::kNone;
     uint64_t seed = 0;
 };

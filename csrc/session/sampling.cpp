@@ -39,19 +39,19 @@ void validate(const Sampling& s) {
             static_cast<double>(s.logprobs), "0 to 1024");
     for (const auto& [token, bias] : s.logit_bias)
         if (!std::isfinite(bias) || std::abs(bias) > 1e6)
-            throw InvalidArgument(message("logit_bias of token ", token, " is ", bias,
-                                          ", wanted -1e6 to 1e6"));
+            throw InvalidArgument(
+                message("logit_bias of token ", token, " is ", bias, ", wanted -1e6 to 1e6"));
 }
 
 void validate(const Sampling& s, int vocab_size) {
     validate(s);
     for (const auto& [token, bias] : s.logit_bias)
         if (token < 0 || token >= vocab_size)
-            throw InvalidArgument(message("logit_bias names token ", token,
-                                          ", wanted 0 to ", vocab_size - 1));
+            throw InvalidArgument(
+                message("logit_bias names token ", token, ", wanted 0 to ", vocab_size - 1));
     if (s.logprobs > vocab_size)
-        throw InvalidArgument(message("logprobs is ", s.logprobs, ", the vocabulary has only ",
-                                      vocab_size));
+        throw InvalidArgument(
+            message("logprobs is ", s.logprobs, ", the vocabulary has only ", vocab_size));
 }
 
 SamplingParameters parameters(const Sampling& s) {

@@ -11,8 +11,8 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(
     engine_->with_model([&](Model& model) {
         const ModelConfig& config = model.config();
         if (max_context < 1 || max_context > config.max_context)
-            throw InvalidArgument(message("max_context is ", max_context, ", wanted 1 to ",
-                                          config.max_context));
+            throw InvalidArgument(
+                message("max_context is ", max_context, ", wanted 1 to ", config.max_context));
         max_context_ = static_cast<int>(max_context);
         vocab_size_ = config.vocab_size;
         cache_ = std::make_unique<KvCache>(model.kv());
@@ -27,16 +27,17 @@ void Session::check_open() const {
 std::vector<int> Session::checked(std::span<const int64_t> ids, int64_t more_tokens) const {
     for (size_t i = 0; i < ids.size(); ++i)
         if (ids[i] < 0 || ids[i] >= vocab_size_)
-            throw InvalidArgument(message("token id ", ids[i], " at index ", i, ", wanted 0 to ",
-                                          vocab_size_ - 1));
-    const auto held = static_cast<int64_t>(tokens_.size()), added = static_cast<int64_t>(ids.size());
+            throw InvalidArgument(
+                message("token id ", ids[i], " at index ", i, ", wanted 0 to ", vocab_size_ - 1));
+    const auto held = static_cast<int64_t>(tokens_.size()),
+               added = static_cast<int64_t>(ids.size());
     const int64_t room = max_context_ - held;
     if (added > room || more_tokens > room - added)
-        throw InvalidArgument(message("the context holds ", max_context_, " tokens: ", held,
-                                      " are taken, ", added, " were given",
-                                      more_tokens ? message(" and ", more_tokens, " asked for")
-                                                  : std::string(),
-                                      "; ", room, " fit"));
+        throw InvalidArgument(
+            message("the context holds ", max_context_, " tokens: ", held, " are taken, ", added,
+                    " were given",
+                    more_tokens ? message(" and ", more_tokens, " asked for") : std::string(), "; ",
+                    room, " fit"));
     return {ids.begin(), ids.end()};
 }
 
@@ -95,8 +96,8 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
     std::lock_guard lock(mutex_);
     check_open();
     if (options.max_new_tokens && *options.max_new_tokens < 1)
-        throw InvalidArgument(message("max_new_tokens is ", *options.max_new_tokens,
-                                      ", wanted 1 or more"));
+        throw InvalidArgument(
+            message("max_new_tokens is ", *options.max_new_tokens, ", wanted 1 or more"));
     validate(options.sampling, vocab_size_);
     for (int64_t id : options.stop_ids)
         if (id < 0 || id >= vocab_size_)

@@ -67,8 +67,8 @@ class Session : public std::enable_shared_from_this<Session> {
     mutable std::mutex mutex_;
     std::unique_ptr<KvCache> cache_;  // null after close()
     std::vector<int> tokens_;
-    int computed_ = 0;          // tokens whose keys and values are in the cache
-    uint64_t generation_ = 0;   // the latest; older streams have ended
+    int computed_ = 0;         // tokens whose keys and values are in the cache
+    uint64_t generation_ = 0;  // the latest; older streams have ended
 };
 
 }  // namespace gptoss

@@ -17,9 +17,9 @@ struct ModelConfig {
     int heads = 0;
     int kv_heads = 0;
     int head_dim = 0;
-    int sliding_window = 0;      // keys a windowed layer sees, the query's own included
-    int max_context = 0;         // positions the rope covers
-    int initial_context = 0;     // positions before YaRN stretched them
+    int sliding_window = 0;   // keys a windowed layer sees, the query's own included
+    int max_context = 0;      // positions the rope covers
+    int initial_context = 0;  // positions before YaRN stretched them
     double rope_theta = 0;
     double rope_factor = 0;
     double rope_beta_fast = 0;

@@ -21,7 +21,6 @@ struct Expected {
     TensorSpec* slot;
 };
 
-
 // The names of one published form. A layer's names follow layer_prefix + number + ".".
 struct Names {
     const char* embedding;
@@ -83,10 +82,10 @@ void expect_layer(std::vector<Expected>& out, const ModelConfig& c, const Names&
         out.push_back({prefix + name, kind, std::move(shape), &slot});
     };
     add(names.attention_norm, Kind::kVector, {hidden}, layer.attention_norm);
-    const std::vector<int64_t> rows = names.qkv.size() == 1
-                                          ? Shape{c.qkv_rows()}
-                                          : Shape{c.query_rows(), c.kv_heads * c.head_dim,
-                                                  c.kv_heads * c.head_dim};
+    const std::vector<int64_t> rows =
+        names.qkv.size() == 1
+            ? Shape{c.qkv_rows()}
+            : Shape{c.query_rows(), c.kv_heads * c.head_dim, c.kv_heads * c.head_dim};
     layer.qkv.resize(rows.size());
     layer.qkv_bias.resize(rows.size());
     for (size_t i = 0; i < rows.size(); ++i) {
@@ -149,11 +148,10 @@ void check(const Expected& wanted, const TensorSpec& given, const TensorSource& 
             message(source.file_name(given), ": tensor ", given.name, ": ", what));
     };
     if (!dtype_fits(wanted.kind, given.dtype))
-        refuse(message("dtype is ", dtype_name(given.dtype), ", wanted ",
-                       wanted_dtype(wanted.kind)));
+        refuse(
+            message("dtype is ", dtype_name(given.dtype), ", wanted ", wanted_dtype(wanted.kind)));
     if (given.shape != wanted.shape)
-        refuse(message("shape is ", text(given.shape), ", config.json wants ",
-                       text(wanted.shape)));
+        refuse(message("shape is ", text(given.shape), ", config.json wants ", text(wanted.shape)));
 }
 
 }  // namespace

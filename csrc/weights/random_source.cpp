@@ -71,8 +71,8 @@ void RandomSource::read(const TensorRange& range, bool,
     } else if (tensor.name.ends_with("_scales")) {
         // A random FP4 value has the root mean square 2.93; the exponent varies by one either way.
         const double fan_in = 32.0 * static_cast<double>(tensor.shape.back());
-        const auto low = static_cast<uint64_t>(
-            126 + std::lround(std::log2(1 / (2.93 * std::sqrt(fan_in)))));
+        const auto low =
+            static_cast<uint64_t>(126 + std::lround(std::log2(1 / (2.93 * std::sqrt(fan_in)))));
         for (uint64_t i = first; i < last; ++i) {
             const uint64_t w = random_bits(key, i);
             uint64_t eight = 0;

@@ -79,7 +79,7 @@ class Model:
     @staticmethod
     def load(
         config: dict[str, Any],
-        files: Sequence[str],
+        files: Sequence[str | bytes],
         tensors: Sequence[tuple[str, str, list[int], int, int]],
         *,
         device: str = "auto",

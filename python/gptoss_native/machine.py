@@ -46,9 +46,9 @@ def plan(
 
     Returns bytes: weight_bytes, scratch_bytes, cache_bytes (of one full session), total_bytes,
     available_bytes (of this machine now), fits; decode_bytes read by a token at the start and
-    decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory, half a
-    second's work) and the limits it sets: decode_limit_tokens_per_s, and the same
-    at_max_context. Raises CheckpointError or InvalidArgument.
+    decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory; takes
+    about a second and 1 GiB) and the limits it sets, decode_limit_tokens_per_s and the same
+    _at_max_context: None where that memory could not be had. Raises CheckpointError or InvalidArgument.
     """
     if isinstance(path, Mapping):
         config = parse_config(path)
@@ -70,10 +70,15 @@ def plan(
     out["available_bytes"] = available = available_bytes()
     out["fits"] = None if available is None else out["total_bytes"] <= available
     if measure:
-        rate = _core.measure_read_rate(_MEASURED_BYTES, threads or 0)
+        rate = _read_rate(threads)
+        for limit, count in (("", "decode_bytes"), ("_at_max_context", "decode_bytes_at_max_context")):
+            out["decode_limit_tokens_per_s" + limit] = None if rate is None else rate / out[count]
         out["read_rate"] = rate
-        out["decode_limit_tokens_per_s"] = rate / out["decode_bytes"]
-        out["decode_limit_tokens_per_s_at_max_context"] = (
-            rate / out["decode_bytes_at_max_context"]
-        )
     return out
+
+
+def _read_rate(threads: int | None) -> float | None:
+    try:
+        return _core.measure_read_rate(_MEASURED_BYTES, threads or 0)
+    except _core.OutOfMemory:
+        return None

@@ -55,7 +55,7 @@ class Model:
         checkpoint = read_checkpoint(path)
         core = _core.Model.load(
             checkpoint.config,
-            [str(file) for file in checkpoint.files],
+            [os.fsencode(file) for file in checkpoint.files],
             [(t.name, t.dtype, list(t.shape), t.file, t.offset) for t in checkpoint.tensors],
             device=device,
             dense=dense,
@@ -83,7 +83,7 @@ class Model:
         weights everywhere. It has no tokenizer and no stop ids. Other arguments and errors are
         those of `load`.
         """
-        config = named_shape(shape) if isinstance(shape, str) else parse_config(shape)
+        config = parse_config(shape) if isinstance(shape, Mapping) else named_shape(shape)
         core = _core.Model.random(
             config,
             seed=seed,

@@ -1,6 +1,5 @@
 """One conversation on a model, and the stream of tokens it generates."""
 
-import asyncio
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,6 +72,8 @@ class Stream:
         return self
 
     async def __anext__(self) -> Token:
+        import asyncio  # here, since it is a third of what importing this package would take
+
         # The step runs on another thread, without the GIL: the event loop stays free.
         try:
             token = await asyncio.to_thread(self._core.next)

@@ -47,8 +47,9 @@ def named_shape(name: str) -> dict[str, Any]:
 
     Raises InvalidArgument for another name.
     """
-    if name not in _SIZES:
-        raise InvalidArgument(f"shape is {name!r}, wanted one of {', '.join(_SIZES)}")
+    if not isinstance(name, str) or name not in _SIZES:
+        known = ", ".join(_SIZES)
+        raise InvalidArgument(f"shape is {name!r}, wanted {known} or what a config.json holds")
     sizes: dict[str, Any] = {**_COMMON, **_SIZES[name]}
     sizes["windowed"] = [layer % 2 == 0 for layer in range(sizes["layers"])]
     return sizes

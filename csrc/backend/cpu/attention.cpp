@@ -72,8 +72,7 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
     const std::byte *keys[kUnitTiles], *values[kUnitTiles];
     int tiles = 0;
     for (int position = origin; position <= last; position += kKvTile, ++tiles) {
-        const KvSlot slot =
-            kv_slot(*a.rows[t].kv, a.kv, position, kv_head, a.kv_heads, a.head_dim);
+        const KvSlot slot = kv_slot(*a.rows[t].kv, a.kv, position, kv_head, a.kv_heads, a.head_dim);
         keys[tiles] = slot.key_tile;
         values[tiles] = slot.value_tile;
     }

@@ -23,8 +23,8 @@ CpuBackend::CpuBackend(Precision precision, int threads)
 
 size_t CpuBackend::prepare(const ModelConfig& c, int max_rows) {
     if (max_rows < 1 || max_rows > kMostStepRows)
-        throw InvalidArgument(message("rows a step is ", max_rows, ", wanted 1 to ",
-                                      kMostStepRows));
+        throw InvalidArgument(
+            message("rows a step is ", max_rows, ", wanted 1 to ", kMostStepRows));
     const size_t rows = max_rows, threads = pool_.threads();
     const size_t widest = std::max(c.hidden_size, c.query_rows());
     const size_t context_units = c.max_context / (kUnitTiles * kKvTile) + 2;
@@ -156,8 +156,7 @@ void CpuBackend::qkv(const QkvArgs& a) {
             rotate(q + head * a.head_dim, cosine, sine, half);
         std::copy(q, q + query_rows, a.q + t * query_rows);
         for (int head = 0; head < a.kv_heads; ++head) {
-            const KvSlot slot =
-                kv_slot(*row.kv, a.kv, row.position, head, a.kv_heads, a.head_dim);
+            const KvSlot slot = kv_slot(*row.kv, a.kv, row.position, head, a.kv_heads, a.head_dim);
             const int offset = head * a.head_dim;
             if (a.kv.type == DType::kBf16)
                 keep_head<bf16>(slot, k + offset, v + offset, a.head_dim);

@@ -1,7 +1,7 @@
 // The inner loops, as one table of functions for each instruction set.
 //
-// Weights stand in panels of 16 rows, a row to a vector lane, so that no sum crosses lanes and every
-// output is one chain of additions over the columns, the same for one activation row or many.
+// Weights stand in panels of 16 rows, a row to a vector lane, so that no sum crosses lanes and
+// every output is one chain of additions over the columns, the same for one activation row or many.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,8 @@ namespace gptoss::cpu {
 
 constexpr int kPanelRows = 16;
 constexpr int kBlock = 32;  // columns that share a scale
+
+inline int panel_count(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
 // Bytes of one panel: bf16 [columns / 2][16 rows][2]; int8 [columns / 4][16][4], value + 128;
 // MXFP4 [columns / 8][16][4 bytes], byte b holding column b low and column b + 4 high.
@@ -73,7 +75,7 @@ struct Kernels {
     void (*attention_bf16)(const AttentionUnit& unit);
     void (*attention_float)(const AttentionUnit& unit);
     float (*max)(const float* x, int n);
-    double (*sum_exp)(const float* x, int n, float max);  // of exp(x - max)
+    double (*sum_exp)(const float* x, int n, float max);    // of exp(x - max)
     uint64_t (*read)(const std::byte* data, size_t bytes);  // bytes a multiple of 256
 };
 

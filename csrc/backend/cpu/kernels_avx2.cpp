@@ -7,31 +7,6 @@
 #include "backend/cpu/vec_avx2.h"
 
 namespace gptoss::cpu::avx2 {
-namespace {
-
-#include "backend/cpu/product.inl"
-#include "backend/cpu/row.inl"
-#include "backend/cpu/attention.inl"
-
-}  // namespace
-
-const Kernels kKernels = {
-    Isa::kAvx2,
-    kMaxRows,
-    bf16_float_rows<kMaxRows>,
-    int8_float_rows<kMaxRows>,
-    int8_block_rows<kMaxRows>,
-    mxfp4_float_rows<kMaxRows>,
-    mxfp4_block_rows<kMaxRows>,
-    rms_norm,
-    quantize,
-    swiglu,
-    attention<bf16>,
-    attention<float>,
-    max,
-    sum_exp,
-    read,
-};
-
+#include "backend/cpu/kernels.inl"
 }  // namespace gptoss::cpu::avx2
 #endif

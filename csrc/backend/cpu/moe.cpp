@@ -46,8 +46,7 @@ void CpuBackend::router(const RouterArgs& a) {
             for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
                 score[e] = out[0][e - first] + a.bias[e];
         }
-        choose_experts(score, a.experts, a.top_k, a.expert + t * a.top_k,
-                       a.weight + t * a.top_k);
+        choose_experts(score, a.experts, a.top_k, a.expert + t * a.top_k, a.weight + t * a.top_k);
     });
 }
 

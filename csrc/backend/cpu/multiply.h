@@ -12,8 +12,6 @@ namespace gptoss::cpu {
 constexpr int kMostProductRows = 8;
 constexpr int kMostStepRows = 1024;
 
-inline int panel_count(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
-
 // out[row][lane] of one panel, rows at most kMostProductRows.
 inline void multiply_panel(Product product, const Matrix& m, int expert, int panel,
                            const void* const* x, int rows, float (*out)[kPanelRows]) {

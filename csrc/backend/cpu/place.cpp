@@ -11,6 +11,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/pack.h"
+#include "backend/cpu/placed_layout.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -20,61 +21,6 @@ constexpr uint64_t kEmbeddingPiece = uint64_t{8} << 20;
 constexpr int kReadAhead = 16;  // jobs, of which the large are 4 to 9 MB in the published models
 constexpr size_t kCacheMargin = size_t{1} << 30;
 
-int panels(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
-
-size_t panel_bytes(WeightFormat format, int columns) {
-    switch (format) {
-        case WeightFormat::kBf16: return bf16_panel_bytes(columns);
-        case WeightFormat::kInt8: return int8_panel_bytes(columns);
-        default: return mxfp4_panel_bytes(columns);
-    }
-}
-
-size_t panel_scale_bytes(WeightFormat format, int columns) {
-    switch (format) {
-        case WeightFormat::kBf16: return 0;
-        case WeightFormat::kInt8: return int8_scale_bytes(columns);
-        default: return mxfp4_scale_bytes(columns);
-    }
-}
-
-Matrix carve_matrix(Carver& carver, WeightFormat format, int rows, int columns, int count = 1) {
-    Matrix m;
-    m.format = format;
-    m.rows = rows;
-    m.columns = columns;
-    m.data_stride = panel_bytes(format, columns) * panels(rows);
-    m.scale_stride = panel_scale_bytes(format, columns) * panels(rows);
-    m.data = carver.take<std::byte>(m.data_stride * count);
-    if (m.scale_stride) m.scales = carver.take<std::byte>(m.scale_stride * count);
-    return m;
-}
-
-void carve(const ModelConfig& c, WeightFormat dense, Carver& carver, PlacedModel& model) {
-    const auto vector = [&](size_t n) -> const float* { return carver.take<float>(n); };
-    model.embedding = carver.take<bf16>(size_t(c.vocab_size) * c.hidden_size);
-    model.final_norm = vector(c.hidden_size);
-    model.unembedding = carve_matrix(carver, dense, c.vocab_size, c.hidden_size);
-    model.layers.resize(c.layers);
-    for (PlacedLayer& layer : model.layers) {
-        layer.attention_norm = vector(c.hidden_size);
-        layer.qkv = carve_matrix(carver, dense, c.qkv_rows(), c.hidden_size);
-        layer.qkv_bias = vector(c.qkv_rows());
-        layer.sinks = vector(c.heads);
-        layer.attn_out = carve_matrix(carver, dense, c.hidden_size, c.query_rows());
-        layer.attn_out_bias = vector(c.hidden_size);
-        layer.moe_norm = vector(c.hidden_size);
-        layer.router = carve_matrix(carver, WeightFormat::kBf16, c.experts, c.hidden_size);
-        layer.router_bias = vector(c.experts);
-        layer.moe_up = carve_matrix(carver, WeightFormat::kMxfp4, 2 * c.intermediate_size,
-                                    c.hidden_size, c.experts);
-        layer.moe_up_bias = vector(size_t(c.experts) * 2 * c.intermediate_size);
-        layer.moe_down = carve_matrix(carver, WeightFormat::kMxfp4, c.hidden_size,
-                                      c.intermediate_size, c.experts);
-        layer.moe_down_bias = vector(size_t(c.experts) * c.hidden_size);
-    }
-}
-
 // Which published row stands in lane `lane` of a moe_up panel: gates of 16 outputs in one panel,
 // their ups in the next, so that SwiGLU works lane by lane.
 int moe_up_row(int panel, int lane) { return 2 * (panel / 2 * kPanelRows + lane) + panel % 2; }
@@ -82,7 +28,7 @@ int moe_up_row(int panel, int lane) { return 2 * (panel / 2 * kPanelRows + lane)
 template <class Pack>
 void expert_panels(const Matrix& m, const std::byte* data, size_t row_bytes, bool gate_up,
                    Pack pack) {
-    for (int p = 0; p < panels(m.rows); ++p) {
+    for (int p = 0; p < panel_count(m.rows); ++p) {
         PanelRows<uint8_t> lanes;
         for (int lane = 0; lane < kPanelRows; ++lane) {
             const int row = gate_up ? moe_up_row(p, lane) : p * kPanelRows + lane;
@@ -167,8 +113,8 @@ class Loader {
         for (uint64_t begin = 0; begin < tensor.bytes(); begin += kEmbeddingPiece) {
             const uint64_t size = std::min(kEmbeddingPiece, tensor.bytes() - begin);
             jobs.push_back({{&tensor, begin, size}, [bytes, begin, size](const std::byte* data) {
-                std::memcpy(bytes + begin, data, size);
-            }});
+                                std::memcpy(bytes + begin, data, size);
+                            }});
         }
     }
 
@@ -176,7 +122,7 @@ class Loader {
     void dense(std::span<const TensorSpec> stack, const Matrix& m) {
         int first_panel = 0;
         for (const TensorSpec& tensor : stack) {
-            const int count = panels(static_cast<int>(tensor.shape[0]));
+            const int count = panel_count(static_cast<int>(tensor.shape[0]));
             for (int p = 0; p < count; p += kDensePiecePanels)
                 dense_piece(tensor, m, first_panel, p, std::min(p + kDensePiecePanels, count));
             first_panel += count;
@@ -211,31 +157,31 @@ class Loader {
         const uint64_t row_bytes = uint64_t(columns) * sizeof(bf16);
         const int first_row = begin * kPanelRows;
         const uint64_t size = (std::min(end * kPanelRows, rows) - first_row) * row_bytes;
-        jobs.push_back({{&tensor, first_row * row_bytes, size}, [=, this, &tensor](
-                                                                    const std::byte* data) {
-            SquaredError squared;
-            for (int p = begin; p < end; ++p) {
-                PanelRows<bf16> lanes;
-                for (int lane = 0; lane < kPanelRows; ++lane) {
-                    const int row = p * kPanelRows + lane;
-                    lanes.row[lane] = row < rows ? reinterpret_cast<const bf16*>(data) +
-                                                       size_t(row - first_row) * columns
-                                                 : nullptr;
-                }
-                const size_t panel = first_panel + p;
-                auto* out =
-                    const_cast<std::byte*>(m.data) + panel * panel_bytes(m.format, columns);
-                if (m.format == WeightFormat::kBf16) {
-                    pack_bf16(lanes, columns, out);
-                } else {
-                    pack_int8(lanes, columns, out,
-                              const_cast<std::byte*>(m.scales) +
-                                  panel * panel_scale_bytes(m.format, columns),
-                              squared);
-                }
-            }
-            if (m.format == WeightFormat::kInt8) add_error(tensor.name, squared);
-        }});
+        jobs.push_back(
+            {{&tensor, first_row * row_bytes, size}, [=, this, &tensor](const std::byte* data) {
+                 SquaredError squared;
+                 for (int p = begin; p < end; ++p) {
+                     PanelRows<bf16> lanes;
+                     for (int lane = 0; lane < kPanelRows; ++lane) {
+                         const int row = p * kPanelRows + lane;
+                         lanes.row[lane] = row < rows ? reinterpret_cast<const bf16*>(data) +
+                                                            size_t(row - first_row) * columns
+                                                      : nullptr;
+                     }
+                     const size_t panel = first_panel + p;
+                     auto* out =
+                         const_cast<std::byte*>(m.data) + panel * panel_bytes(m.format, columns);
+                     if (m.format == WeightFormat::kBf16) {
+                         pack_bf16(lanes, columns, out);
+                     } else {
+                         pack_int8(lanes, columns, out,
+                                   const_cast<std::byte*>(m.scales) +
+                                       panel * panel_scale_bytes(m.format, columns),
+                                   squared);
+                     }
+                 }
+                 if (m.format == WeightFormat::kInt8) add_error(tensor.name, squared);
+             }});
     }
 
     void refuse(const TensorSpec& tensor, int expert) const {
@@ -258,14 +204,6 @@ class Loader {
 
 }  // namespace
 
-PlacedModel CpuBackend::outline(const ModelConfig& config, WeightFormat dense) const {
-    PlacedModel model;
-    Carver count;
-    carve(config, dense, count, model);
-    model.bytes = count.used();
-    return model;
-}
-
 std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
                                                const ModelTensors& tensors,
                                                const TensorSource& source, WeightFormat dense,
@@ -274,7 +212,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     model->bytes = outline(config, dense).bytes;
     model->memory = Memory(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
-    carve(config, dense, carver, *model);
+    carve_model(config, dense, carver, *model);
 
     Loader loader(config, source);
     loader.embedding(tensors.embedding, model->embedding);
@@ -303,10 +241,9 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     const size_t available = available_memory();
     const size_t cacheable = available > model->bytes ? available - model->bytes : 0;
     const uint64_t total = tensors.bytes();
-    const uint64_t kept =
-        available && cacheable < total + kCacheMargin
-            ? cacheable > kCacheMargin ? cacheable - kCacheMargin : 0
-            : total;
+    const uint64_t kept = available && cacheable < total + kCacheMargin
+                              ? cacheable > kCacheMargin ? cacheable - kCacheMargin : 0
+                              : total;
     const auto count = static_cast<int64_t>(loader.jobs.size());
     std::atomic<uint64_t> done{0};
     pool_.run(count, [&](int64_t index, int thread) {

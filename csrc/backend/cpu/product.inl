@@ -44,8 +44,7 @@ void int8_float(const std::byte* data, const std::byte* scales, int columns, con
             prefetch(data + kPrefetchBytes);
             const I32x16 bytes = load_int(data);
             for (int i = 0; i < 4; ++i) {
-                const F32x16 w =
-                    to_float(low_byte(shift_right(bytes, 8 * i)) - splat_int(128));
+                const F32x16 w = to_float(low_byte(shift_right(bytes, 8 * i)) - splat_int(128));
                 const int k = kBlock * b + 4 * j + i;
                 each<R>([&](int r) {
                     const float value = static_cast<const float*>(x[r])[k];
@@ -104,10 +103,10 @@ void int8_block(const std::byte* data, const std::byte* scales, int columns, con
         const ByteTile tile = load_int8(data);
         const F32x16 scale = load_bf16(scales + 2 * kPanelRows * b);
         each<R>([&](int r) {
-            const I32x16 hi = dot_int8(tile, row[r].hi + kBlock * b,
-                                       splat_int(-kInt8Offset * row[r].hi_sum[b]));
-            const I32x16 lo = dot_int8(tile, row[r].lo + kBlock * b,
-                                       splat_int(-kInt8Offset * row[r].lo_sum[b]));
+            const I32x16 hi =
+                dot_int8(tile, row[r].hi + kBlock * b, splat_int(-kInt8Offset * row[r].hi_sum[b]));
+            const I32x16 lo =
+                dot_int8(tile, row[r].lo + kBlock * b, splat_int(-kInt8Offset * row[r].lo_sum[b]));
             total[r] = fma(scale * splat(row[r].scale[b]), block_sum(hi, lo), total[r]);
         });
     }
@@ -128,27 +127,26 @@ void mxfp4_block(const std::byte* data, const std::byte* scales, int columns, co
         const ByteTile tile = load_mxfp4(data);
         const F32x16 scale = load_e8m0(scales + kPanelRows * b);
         each<R>([&](int r) {
-            const I32x16 hi = dot(tile, row[r].hi + kBlock * b,
-                                  splat_int(-kMxfp4Offset * row[r].hi_sum[b]));
-            const I32x16 lo = dot(tile, row[r].lo + kBlock * b,
-                                  splat_int(-kMxfp4Offset * row[r].lo_sum[b]));
+            const I32x16 hi =
+                dot(tile, row[r].hi + kBlock * b, splat_int(-kMxfp4Offset * row[r].hi_sum[b]));
+            const I32x16 lo =
+                dot(tile, row[r].lo + kBlock * b, splat_int(-kMxfp4Offset * row[r].lo_sum[b]));
             // The tile holds twice the weights.
-            total[r] =
-                fma(scale * splat(0.5f * row[r].scale[b]), block_sum(hi, lo), total[r]);
+            total[r] = fma(scale * splat(0.5f * row[r].scale[b]), block_sum(hi, lo), total[r]);
         });
     }
     each<R>([&](int r) { store(out + kPanelRows * r, total[r]); });
 }
 
 // Calls the form of `Kernel` made for exactly `rows` rows.
-#define GPTOSS_PRODUCT(Kernel)                                                                   \
-    template <int R>                                                                             \
-    void Kernel##_rows(const std::byte* data, const std::byte* scales, int columns,              \
-                       const void* const* x, int rows, float* out) {                             \
-        if constexpr (R > 1) {                                                                   \
-            if (rows < R) return Kernel##_rows<R - 1>(data, scales, columns, x, rows, out);      \
-        }                                                                                        \
-        Kernel<R>(data, scales, columns, x, out);                                                \
+#define GPTOSS_PRODUCT(Kernel)                                                              \
+    template <int R>                                                                        \
+    void Kernel##_rows(const std::byte* data, const std::byte* scales, int columns,         \
+                       const void* const* x, int rows, float* out) {                        \
+        if constexpr (R > 1) {                                                              \
+            if (rows < R) return Kernel##_rows<R - 1>(data, scales, columns, x, rows, out); \
+        }                                                                                   \
+        Kernel<R>(data, scales, columns, x, out);                                           \
     }
 GPTOSS_PRODUCT(bf16_float)
 GPTOSS_PRODUCT(int8_float)

@@ -68,8 +68,8 @@ void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
         if (i == sorted) {
             // Usually a few hundred are enough; sorting 201,088 is what costs.
             sorted = std::min(candidates.size(), std::max<size_t>(256, 4 * sorted));
-            std::partial_sort(candidates.begin() + i, candidates.begin() + sorted,
-                              candidates.end(), likelier);
+            std::partial_sort(candidates.begin() + i, candidates.begin() + sorted, candidates.end(),
+                              likelier);
         }
         held += candidates[i].weight;
         if (held >= top_p * all) {

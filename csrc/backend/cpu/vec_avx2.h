@@ -5,6 +5,7 @@
 
 namespace gptoss::cpu::avx2 {
 
+constexpr Isa kIsa = Isa::kAvx2;
 constexpr int kMaxRows = 2;    // activation rows a product takes at once: accumulators fit
 constexpr int kHeadGroup = 4;  // query heads that share a read of keys and values
 
@@ -36,12 +37,8 @@ inline F32x16 operator/(F32x16 x, F32x16 y) {
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-inline F32x16 min(F32x16 x, F32x16 y) {
-    return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
-}
-inline F32x16 max(F32x16 x, F32x16 y) {
-    return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
-}
+inline F32x16 min(F32x16 x, F32x16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline F32x16 abs(F32x16 x) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     return {_mm256_and_ps(x.a, magnitude), _mm256_and_ps(x.b, magnitude)};
@@ -159,10 +156,8 @@ inline F32x16 load_e8m0(const void* p) {
 inline F32x16 fp4(I32x16 x) {
     const auto half = [](__m256i bits) {
         const __m256 magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
-        const __m256i sign =
-            _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(8)), 28);
-        return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, bits),
-                            _mm256_castsi256_ps(sign));
+        const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(8)), 28);
+        return _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, bits), _mm256_castsi256_ps(sign));
     };
     return {half(x.a), half(x.b)};
 }
@@ -192,10 +187,9 @@ inline ByteTile load_mxfp4(const void* p) {
     for (int j = 0; j < 4; ++j) {
         for (int half = 0; half < 2; ++half) {
             const __m256i bytes = load_256(static_cast<const char*>(p) + 64 * j + 32 * half);
-            tile.v[4 * j + half] =
-                _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
-            tile.v[4 * j + 2 + half] = _mm256_shuffle_epi8(
-                table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+            tile.v[4 * j + half] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
+            tile.v[4 * j + 2 + half] =
+                _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
         }
     }
     return tile;

@@ -5,6 +5,7 @@
 
 namespace gptoss::cpu::avx512 {
 
+constexpr Isa kIsa = Isa::kAvx512;
 constexpr int kMaxRows = 8;    // activation rows a product takes at once: accumulators fit
 constexpr int kHeadGroup = 8;  // query heads that share a read of keys and values
 
@@ -44,8 +45,8 @@ inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I32x16 round(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 // 2**n for n in [-126, 127]
 inline F32x16 power_of_two(I32x16 n) {
-    return {_mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+    return {
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
 }
 
 inline I32x16 splat_int(int x) { return {_mm512_set1_epi32(x)}; }
@@ -58,8 +59,8 @@ inline I32x16 shift_right_signed(I32x16 a, int n) { return {_mm512_srai_epi32(a.
 inline I32x16 low_byte(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(255))}; }
 // a + 1 where a == x, else a
 inline I32x16 increment_where(I32x16 a, I32x16 x) {
-    return {_mm512_mask_add_epi32(a.v, _mm512_cmpeq_epi32_mask(a.v, x.v), a.v,
-                                  _mm512_set1_epi32(1))};
+    return {
+        _mm512_mask_add_epi32(a.v, _mm512_cmpeq_epi32_mask(a.v, x.v), a.v, _mm512_set1_epi32(1))};
 }
 inline int sum(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
 inline void store_int8(int8_t* p, I32x16 a) {
@@ -131,8 +132,7 @@ inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
 inline uint64_t read_256(const std::byte* p) {
     const __m512i a = _mm512_or_si512(_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64));
     const __m512i b = _mm512_or_si512(_mm512_loadu_si512(p + 128), _mm512_loadu_si512(p + 192));
-    return static_cast<uint64_t>(
-        _mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_or_si512(a, b))));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_or_si512(a, b))));
 }
 
 }  // namespace gptoss::cpu::avx512

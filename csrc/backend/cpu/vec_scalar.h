@@ -7,6 +7,7 @@
 
 namespace gptoss::cpu::scalar {
 
+constexpr Isa kIsa = Isa::kScalar;
 constexpr int kMaxRows = 4;
 constexpr int kHeadGroup = 4;
 
@@ -143,8 +144,8 @@ inline F32x16 from_bits(const I32x16& bits) {
 inline F32x16 load_bf16(const void* p) {
     uint16_t half[16];
     std::memcpy(half, p, sizeof half);
-    return from_bits(lanes<I32x16>(
-        [&](int i) { return static_cast<int32_t>(uint32_t{half[i]} << 16); }));
+    return from_bits(
+        lanes<I32x16>([&](int i) { return static_cast<int32_t>(uint32_t{half[i]} << 16); }));
 }
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {

@@ -1,0 +1,350 @@
+"""gptoss_native.Sampling: what is drawn, against `sample` of the specification.
+
+A model of few tokens gives one fixed row of logits; every draw is a fresh session's first token,
+under seeds 0, 1, 2, ...: the outcome is the same in every run of the tests.
+"""
+
+import itertools
+import json
+import math
+import threading
+
+import gptoss_native as gn
+import numpy as np
+import pytest
+from reference import sample
+
+VOCAB = 24
+PROMPT = [3, 1, 4, 1, 5]
+DRAWS = 2000
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    with gn.Model.random(config(vocab_size=VOCAB), seed=1, threads=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def row(model):
+    """The logits after PROMPT, which every draw is from: float64 of the float32 computed."""
+    with model.session() as session:
+        return session.logits(PROMPT)[-1].astype(np.float64)
+
+
+def first_token(model, **sampling):
+    with model.session() as session:
+        return next(session.generate(PROMPT, max_new_tokens=1, sampling=gn.Sampling(**sampling)))
+
+
+def text(model, count=40, **sampling):
+    with model.session() as session:
+        stream = session.generate(PROMPT, max_new_tokens=count, sampling=gn.Sampling(**sampling))
+        return [token.id for token in stream]
+
+
+def log_softmax(row):
+    return row - row.max() - np.log(np.exp(row - row.max()).sum())
+
+
+# The distribution
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 3.0},
+        {"top_k": 1},
+        {"top_k": 5},
+        {"top_k": VOCAB},
+        {"top_k": 10**6},
+        {"top_p": 0.05},
+        {"top_p": 0.6},
+        {"top_p": 0.999},
+        {"min_p": 0.1},
+        {"min_p": 1.0},
+        {"temperature": 1.7, "top_k": 9, "top_p": 0.8, "min_p": 0.15},
+        {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.8},
+        {"repetition_penalty": 0.5, "top_k": 6},
+        {"logit_bias": {0: 3.0, 7: -2.5, 23: 1.5}, "top_k": 12},
+        {"logit_bias": {2: 1e6, 9: 1e6 - 1}},
+        {"logit_bias": dict.fromkeys(range(20), -1e6)},
+    ],
+    ids=str,
+)
+def test_draws_have_the_frequencies_of_the_specification(model, row, options):
+    ids, p = sample(row, PROMPT, **options)
+    counts = np.zeros(VOCAB, int)
+    for seed in range(DRAWS):
+        counts[first_token(model, seed=seed, **options).id] += 1
+    assert counts[ids].sum() == DRAWS, f"{np.flatnonzero(counts)} drawn, {sorted(ids)} allowed"
+    sigma = np.sqrt(DRAWS * p * (1 - p))
+    # Where one or two draws are expected the distribution is Poisson's, with a longer tail.
+    assert np.all(np.abs(counts[ids] - DRAWS * p) <= 5 * sigma + 3)
+
+
+def chi_square_is_likely(pairs):
+    """Whether pairs of ids look uniform: chi square within 6 of its standard deviations."""
+    counts = np.zeros((VOCAB, VOCAB))
+    np.add.at(counts, tuple(np.transpose(pairs)), 1)
+    expected = len(pairs) / counts.size
+    freedom = counts.size - 1
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    return abs(chi_square - freedom) < 6 * math.sqrt(2 * freedom)
+
+
+def test_draws_of_neighbouring_positions_and_seeds_are_independent(model):
+    uniform = {"temperature": 1e6}
+    along = text(model, 4000, seed=0, **uniform)
+    assert chi_square_is_likely(list(itertools.pairwise(along)))
+    assert chi_square_is_likely([text(model, 2, seed=seed, **uniform) for seed in range(4000)])
+    first = [first_token(model, seed=seed, **uniform).id for seed in range(4001)]
+    assert chi_square_is_likely(list(itertools.pairwise(first)))
+
+
+def test_temperature_zero_takes_the_best_and_the_lower_id_of_a_tie(model, row):
+    for seed in range(20):
+        assert first_token(model, temperature=0, seed=seed).id == row.argmax()
+    for tied in ([5, 20], [20, 5], [0, 23, 11]):
+        bias = {token: 30.0 - float(row[token]) for token in tied}  # exact: float32 values
+        assert sample(row, logit_bias=bias, temperature=0)[0] == [min(tied)]
+        assert first_token(model, temperature=0, logit_bias=bias).id == min(tied)
+
+
+def test_a_bias_on_every_token_changes_no_choice(model):
+    for bias in (1e6, -1e6, 100.0):
+        for options in ({"temperature": 0}, {"temperature": 0.05, "seed": 1}, {"seed": 2}):
+            shifted = text(model, logit_bias=dict.fromkeys(range(VOCAB), bias), **options)
+            assert shifted == text(model, **options)
+
+
+def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids(model, row):
+    bias = {token: 30.0 - float(row[token]) for token in (4, 8, 15, 16)}
+    drawn = {first_token(model, top_k=2, seed=seed, logit_bias=bias).id for seed in range(60)}
+    assert drawn == {4, 8}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.8},
+        {"presence_penalty": 1.5},
+        {"presence_penalty": -0.7},
+        {"frequency_penalty": 0.4},
+        {"frequency_penalty": -0.2},
+        {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.6},
+        {"logit_bias": {6: 1.0, 12: 2.0}, "repetition_penalty": 1.5, "frequency_penalty": 0.3},
+    ],
+    ids=str,
+)
+def test_penalties_choose_the_ids_of_the_specification(config, options):
+    """Token by token over a text long enough to repeat itself."""
+    sizes = config(vocab_size=VOCAB)
+    with gn.Model.random(sizes, seed=1, threads=1, precision="exact") as model:
+        said = text(model, 60, temperature=0, **options)
+        rows = model.session().logits(PROMPT + said)[len(PROMPT) - 1 : -1]
+    plain = rows.argmax(axis=1).tolist()
+    want = [
+        sample(row, PROMPT, said[:index], temperature=0, **options)[0].tolist()
+        for index, row in enumerate(rows)
+    ]
+    assert [[token] for token in said] == want
+    assert said != plain
+
+
+def test_penalties_count_the_tokens_of_this_call_and_repetition_all(model):
+    """Prompt and answers of before count for the repetition penalty alone."""
+    with model.session() as session:
+        list(session.generate(PROMPT, max_new_tokens=20, sampling=gn.Sampling(temperature=0)))
+        known = session.tokens
+        for options in (
+            {"presence_penalty": 50.0},
+            {"frequency_penalty": 50.0},
+            {"repetition_penalty": 50.0},
+        ):
+            choice = gn.Sampling(temperature=0, logprobs=VOCAB, **options)
+            (token,) = session.generate(max_new_tokens=1, sampling=choice)
+            top = [other for other, _ in token.top_logprobs]
+            if "repetition_penalty" in options:
+                assert token.id not in known or set(known) == set(range(VOCAB))
+            else:
+                assert token.id == top[0]
+            known = session.tokens
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1e300},
+        {"repetition_penalty": 1e-300},
+        {"presence_penalty": 1e308},
+        {"presence_penalty": -1e308},
+        {"frequency_penalty": 1e306},
+        {"frequency_penalty": -1e306},
+        {"temperature": 5e-324},
+        {"temperature": 1e308},
+        {"top_p": 5e-324},
+        {"min_p": 5e-324, "top_k": 2**31 - 1},
+        {"logit_bias": dict.fromkeys(range(VOCAB), -1e6), "repetition_penalty": 1e300},
+    ],
+    ids=str,
+)
+def test_extreme_values_choose_as_the_specification_says(run_python, config, options):
+    code = """
+import json, sys
+import gptoss_native as gn
+from reference import sample
+model = gn.Model.random(json.loads(sys.argv[1]), seed=1, threads=1, precision="exact")
+options, prompt = eval(sys.argv[2]), [3, 1, 4, 1, 5]
+stream = model.session().generate(
+    prompt, max_new_tokens=60, sampling=gn.Sampling(seed=0, logprobs=3, **options)
+)
+said = [token.id for token in stream]
+rows = model.session().logits(prompt + said)[len(prompt) - 1 : -1]
+for index, row in enumerate(rows):
+    allowed = sample(row, prompt, said[:index], **options)[0]
+    assert said[index] in allowed, (index, said[index], allowed)
+"""
+    run_python(code, json.dumps(config(vocab_size=VOCAB)), options)
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"temperature": 2.0, "top_k": 3}])
+@pytest.mark.parametrize("count", [0, 1, 5, VOCAB])
+def test_logprobs_are_of_the_models_own_distribution(model, row, options, count):
+    want = log_softmax(row)
+    bias = {23: 4.0, int(row.argmax()): -9.0}
+    token = first_token(model, logprobs=count, seed=1, logit_bias=bias, **options)
+    assert token.logprob == pytest.approx(want[token.id], abs=1e-4)
+    assert len(token.top_logprobs) == count
+    best = np.argsort(-want, kind="stable")[:count]
+    assert [other for other, _ in token.top_logprobs] == best.tolist()
+    assert [p for _, p in token.top_logprobs] == pytest.approx(want[best], abs=1e-4)
+
+
+# Seeds
+
+
+@pytest.fixture(scope="module")
+def busy_texts(model):
+    """Texts of 10 seeds: alone, then each on its thread, beside another model at work."""
+    seeds = [0, 1, 2, 3, 4, 5, 2**31, 2**32, 2**63, 2**64 - 1]
+    alone = [text(model, seed=seed) for seed in seeds]
+    together = {}
+
+    def work(seed):
+        together[seed] = text(model, seed=seed)
+
+    with gn.Model.random(seed=9, threads=1) as other:
+        works = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+        works.append(threading.Thread(target=lambda: other.session().prefill([1] * 500)))
+        for thread in works:
+            thread.start()
+        for thread in works:
+            thread.join()
+    return alone, [together[seed] for seed in seeds]
+
+
+def test_a_seed_gives_the_same_text_whatever_runs_beside_it(busy_texts):
+    alone, together = busy_texts
+    assert together == alone
+
+
+def test_other_seeds_give_other_texts(busy_texts):
+    texts = [tuple(said) for said in busy_texts[0]]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_seed_in_the_stats_gives_an_unseeded_text_again(model):
+    texts = []
+    for _ in range(4):
+        with model.session() as session:
+            stream = session.generate(PROMPT, max_new_tokens=40)
+            texts.append([token.id for token in stream])
+            seed = stream.stats.seed
+        assert 0 <= seed < 2**64
+        assert text(model, seed=seed) == texts[-1]
+    assert len({tuple(said) for said in texts}) == 4
+
+
+def test_a_seed_given_is_the_seed_reported(model):
+    for seed in (0, 7, 2**64 - 1):
+        stream = model.session().generate([1], max_new_tokens=1, sampling=gn.Sampling(seed=seed))
+        assert stream.stats.seed == seed
+
+
+# Values
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("temperature", value) for value in (-0.1, NAN, INF, -INF)],
+        *[("top_k", value) for value in (-1, -(2**31))],
+        *[("top_p", value) for value in (-0.1, 1.0001, NAN, INF)],
+        *[("min_p", value) for value in (-0.1, 1.0001, NAN, INF)],
+        *[("repetition_penalty", value) for value in (0, -1, NAN, INF)],
+        *[("presence_penalty", value) for value in (NAN, INF, -INF)],
+        *[("frequency_penalty", value) for value in (NAN, INF, -INF)],
+        *[("logit_bias", {1: value}) for value in (NAN, INF, 1e300)],
+        *[("seed", value) for value in (-1, 2**64)],
+        *[("logprobs", value) for value in (-1, 2**31 - 1)],
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(gn.InvalidArgument, match=name):
+        gn.Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    "temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty "
+    "logit_bias seed logprobs".split(),
+)
+def test_a_value_of_another_type_is_refused_by_name(name):
+    for value in ("1", [1], {"a": 1}, 1j):
+        with pytest.raises((TypeError, gn.InvalidArgument), match=name):
+            gn.Sampling(**{name: value})
+    with pytest.raises(TypeError):
+        gn.Sampling(1.0)
+    with pytest.raises(TypeError, match="heat"):
+        gn.Sampling(heat=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("logit_bias", {VOCAB: 1.0}), ("logit_bias", {-1: 1.0}), ("logprobs", VOCAB + 1)],
+)
+def test_what_the_vocabulary_lacks_is_refused_before_any_work(model, name, value):
+    session = model.session()
+    with pytest.raises(gn.InvalidArgument, match=name):
+        session.generate(PROMPT, sampling=gn.Sampling(**{name: value}))
+    assert session.position == 0
+
+
+def test_sampling_holds_what_it_was_given_and_does_not_change():
+    given = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.25,
+        "min_p": 0.125,
+        "repetition_penalty": 1.5,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 2.0,
+        "logit_bias": {1: -3.0},
+        "seed": 12,
+        "logprobs": 2,
+    }
+    sampling = gn.Sampling(**given)
+    assert {name: getattr(sampling, name) for name in given} == given
+    assert "temperature=0.5" in repr(sampling)
+    with pytest.raises(AttributeError):
+        sampling.temperature = 1.0
