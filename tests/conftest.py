@@ -1,5 +1,6 @@
 """What several test files share: instruction sets, sizes, golden checkpoints, a second process."""
 
+import os
 import subprocess
 import sys
 
@@ -70,6 +71,7 @@ def run_python():
             capture_output=True,
             text=True,
             timeout=timeout,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-3000:]}"
         return done.stdout

@@ -192,55 +192,6 @@ def test_random_takes_either_form_of_config(golden_checkpoint):
     assert np.array_equal(*rows)
 
 
-def test_a_random_shape_is_refused_like_a_checkpoint_of_it(config):
-    with pytest.raises(gn.CheckpointError, match="hidden_size is 100"):
-        gn.Model.random(config(hidden_size=100))
-    with pytest.raises(gn.InvalidArgument, match="7b"):
-        gn.Model.random("7b")
-    for seed in (-1, 2**64):
-        with pytest.raises(gn.InvalidArgument, match=f"seed is {seed}"):
-            gn.Model.random(seed=seed)
-
-
-# Arguments
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        *[("device", value) for value in ("gpu", "cuda:x", "")],
-        *[("dense", value) for value in ("int4", "BF16", "")],
-        *[("precision", value) for value in ("float16", "")],
-        *[("threads", value) for value in (0, -1, 10**9)],
-    ],
-)
-def test_a_wrong_value_is_refused_by_name(golden_checkpoint, argument, value):
-    path = golden_checkpoint("tiny-1")[1]
-    for make in (lambda **a: gn.Model.load(path, **a), gn.Model.random, gn.Model.demo):
-        with pytest.raises(gn.InvalidArgument, match=argument) as caught:
-            make(**{argument: value})
-        assert str(value) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [("device", None), ("dense", 8), ("precision", None), ("threads", 1.5), ("threads", "2")],
-)
-def test_a_wrong_type_is_refused_in_a_line_one_can_read(golden_checkpoint, argument, value):
-    path = golden_checkpoint("tiny-1")[1]
-    for make in (lambda **a: gn.Model.load(path, **a), gn.Model.random, gn.Model.demo):
-        with pytest.raises((gn.InvalidArgument, TypeError), match=argument) as caught:
-            make(**{argument: value})
-        assert len(str(caught.value)) < 1000
-
-
-def test_cuda_is_refused_where_there_is_none():
-    if gn.info()["cuda"] != "not in this build":
-        pytest.skip("this build has a CUDA backend")
-    with pytest.raises(gn.DeviceError, match="cuda"):
-        gn.Model.random(device="cuda")
-
-
 # Progress
 
 

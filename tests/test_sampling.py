@@ -19,9 +19,21 @@ PROMPT = [3, 1, 4, 1, 5]
 DRAWS = 2000
 
 
+def shortened(options):
+    """Name a test by its options."""
+    return str(options)[:50]
+
+
 @pytest.fixture(scope="module")
 def model(config):
     with gn.Model.random(config(vocab_size=VOCAB), seed=1, threads=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def exact(config):
+    """For texts whose tokens are checked against the rows of a run that feeds them back."""
+    with gn.Model.random(config(vocab_size=VOCAB), seed=1, threads=1, precision="exact") as made:
         yield made
 
 
@@ -72,7 +84,7 @@ def log_softmax(row):
         {"logit_bias": {2: 1e6, 9: 1e6 - 1}},
         {"logit_bias": dict.fromkeys(range(20), -1e6)},
     ],
-    ids=str,
+    ids=shortened,
 )
 def test_draws_have_the_frequencies_of_the_specification(model, row, options):
     ids, p = sample(row, PROMPT, **options)
@@ -114,7 +126,7 @@ def test_temperature_zero_takes_the_best_and_the_lower_id_of_a_tie(model, row):
 
 
 def test_a_bias_on_every_token_changes_no_choice(model):
-    for bias in (1e6, -1e6, 100.0):
+    for bias in (100.0, 1e6, -1e6):
         for options in ({"temperature": 0}, {"temperature": 0.05, "seed": 1}, {"seed": 2}):
             shifted = text(model, logit_bias=dict.fromkeys(range(VOCAB), bias), **options)
             assert shifted == text(model, **options)
@@ -138,41 +150,29 @@ def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids(model, row):
         {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.6},
         {"logit_bias": {6: 1.0, 12: 2.0}, "repetition_penalty": 1.5, "frequency_penalty": 0.3},
     ],
-    ids=str,
+    ids=shortened,
 )
-def test_penalties_choose_the_ids_of_the_specification(config, options):
+def test_penalties_choose_the_ids_of_the_specification(exact, options):
     """Token by token over a text long enough to repeat itself."""
-    sizes = config(vocab_size=VOCAB)
-    with gn.Model.random(sizes, seed=1, threads=1, precision="exact") as model:
-        said = text(model, 60, temperature=0, **options)
-        rows = model.session().logits(PROMPT + said)[len(PROMPT) - 1 : -1]
-    plain = rows.argmax(axis=1).tolist()
+    said = text(exact, 60, temperature=0, **options)
+    rows = exact.session().logits(PROMPT + said)[len(PROMPT) - 1 : -1]
     want = [
         sample(row, PROMPT, said[:index], temperature=0, **options)[0].tolist()
         for index, row in enumerate(rows)
     ]
     assert [[token] for token in said] == want
-    assert said != plain
+    assert said != rows.argmax(axis=1).tolist()
 
 
-def test_penalties_count_the_tokens_of_this_call_and_repetition_all(model):
-    """Prompt and answers of before count for the repetition penalty alone."""
-    with model.session() as session:
+def test_presence_and_frequency_forget_earlier_calls_and_repetition_does_not(exact):
+    with exact.session() as session:
         list(session.generate(PROMPT, max_new_tokens=20, sampling=gn.Sampling(temperature=0)))
-        known = session.tokens
-        for options in (
-            {"presence_penalty": 50.0},
-            {"frequency_penalty": 50.0},
-            {"repetition_penalty": 50.0},
-        ):
-            choice = gn.Sampling(temperature=0, logprobs=VOCAB, **options)
-            (token,) = session.generate(max_new_tokens=1, sampling=choice)
-            top = [other for other, _ in token.top_logprobs]
-            if "repetition_penalty" in options:
-                assert token.id not in known or set(known) == set(range(VOCAB))
-            else:
-                assert token.id == top[0]
-            known = session.tokens
+        for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
+            options = {"temperature": 0, name: 50.0}
+            (row,) = exact.session().logits(session.tokens)[-1:]
+            want = sample(row, session.tokens, **options)[0].tolist()
+            (token,) = session.generate(max_new_tokens=1, sampling=gn.Sampling(**options))
+            assert [token.id] == want
 
 
 @pytest.mark.parametrize(
@@ -190,18 +190,22 @@ def test_penalties_count_the_tokens_of_this_call_and_repetition_all(model):
         {"min_p": 5e-324, "top_k": 2**31 - 1},
         {"logit_bias": dict.fromkeys(range(VOCAB), -1e6), "repetition_penalty": 1e300},
     ],
-    ids=str,
+    ids=shortened,
 )
-def test_extreme_values_choose_as_the_specification_says(run_python, config, options):
+def test_extreme_values_are_refused_or_choose_as_the_specification_says(
+    run_python, config, options
+):
     code = """
-import json, sys
+import ast, json, sys
 import gptoss_native as gn
 from reference import sample
 model = gn.Model.random(json.loads(sys.argv[1]), seed=1, threads=1, precision="exact")
-options, prompt = eval(sys.argv[2]), [3, 1, 4, 1, 5]
-stream = model.session().generate(
-    prompt, max_new_tokens=60, sampling=gn.Sampling(seed=0, logprobs=3, **options)
-)
+options, prompt = ast.literal_eval(sys.argv[2]), [3, 1, 4, 1, 5]
+try:
+    sampling = gn.Sampling(seed=0, logprobs=3, **options)
+except gn.InvalidArgument:
+    sys.exit()
+stream = model.session().generate(prompt, max_new_tokens=60, sampling=sampling)
 said = [token.id for token in stream]
 rows = model.session().logits(prompt + said)[len(prompt) - 1 : -1]
 for index, row in enumerate(rows):
@@ -276,75 +280,3 @@ def test_a_seed_given_is_the_seed_reported(model):
     for seed in (0, 7, 2**64 - 1):
         stream = model.session().generate([1], max_new_tokens=1, sampling=gn.Sampling(seed=seed))
         assert stream.stats.seed == seed
-
-
-# Values
-
-
-NAN, INF = math.nan, math.inf
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *[("temperature", value) for value in (-0.1, NAN, INF, -INF)],
-        *[("top_k", value) for value in (-1, -(2**31))],
-        *[("top_p", value) for value in (-0.1, 1.0001, NAN, INF)],
-        *[("min_p", value) for value in (-0.1, 1.0001, NAN, INF)],
-        *[("repetition_penalty", value) for value in (0, -1, NAN, INF)],
-        *[("presence_penalty", value) for value in (NAN, INF, -INF)],
-        *[("frequency_penalty", value) for value in (NAN, INF, -INF)],
-        *[("logit_bias", {1: value}) for value in (NAN, INF, 1e300)],
-        *[("seed", value) for value in (-1, 2**64)],
-        *[("logprobs", value) for value in (-1, 2**31 - 1)],
-    ],
-)
-def test_a_value_out_of_range_is_refused_by_name(name, value):
-    with pytest.raises(gn.InvalidArgument, match=name):
-        gn.Sampling(**{name: value})
-
-
-@pytest.mark.parametrize(
-    "name",
-    "temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty "
-    "logit_bias seed logprobs".split(),
-)
-def test_a_value_of_another_type_is_refused_by_name(name):
-    for value in ("1", [1], {"a": 1}, 1j):
-        with pytest.raises((TypeError, gn.InvalidArgument), match=name):
-            gn.Sampling(**{name: value})
-    with pytest.raises(TypeError):
-        gn.Sampling(1.0)
-    with pytest.raises(TypeError, match="heat"):
-        gn.Sampling(heat=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("logit_bias", {VOCAB: 1.0}), ("logit_bias", {-1: 1.0}), ("logprobs", VOCAB + 1)],
-)
-def test_what_the_vocabulary_lacks_is_refused_before_any_work(model, name, value):
-    session = model.session()
-    with pytest.raises(gn.InvalidArgument, match=name):
-        session.generate(PROMPT, sampling=gn.Sampling(**{name: value}))
-    assert session.position == 0
-
-
-def test_sampling_holds_what_it_was_given_and_does_not_change():
-    given = {
-        "temperature": 0.5,
-        "top_k": 3,
-        "top_p": 0.25,
-        "min_p": 0.125,
-        "repetition_penalty": 1.5,
-        "presence_penalty": -0.5,
-        "frequency_penalty": 2.0,
-        "logit_bias": {1: -3.0},
-        "seed": 12,
-        "logprobs": 2,
-    }
-    sampling = gn.Sampling(**given)
-    assert {name: getattr(sampling, name) for name in given} == given
-    assert "temperature=0.5" in repr(sampling)
-    with pytest.raises(AttributeError):
-        sampling.temperature = 1.0

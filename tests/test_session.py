@@ -4,9 +4,6 @@ Bits are compared, not closeness, wherever the arithmetic is the same; the float
 says that they are the right ones.
 """
 
-import signal
-import subprocess
-import sys
 import threading
 
 import gptoss_native as gn
@@ -24,12 +21,12 @@ LONG = 700  # of a window of 128: its ring comes round more than once
 WINDOWED = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 
 
-@pytest.fixture(scope="module", params=["fast", "exact", "int8"])
+@pytest.fixture(scope="module", params=["fast", "exact", "int8", "odd"])
 def model(request, config):
-    """A window of 128 between full layers; exact computes in float32, int8 requantises."""
-    exact = {"precision": "exact"} if request.param == "exact" else {}
-    dense = {"dense": "int8"} if request.param == "int8" else {}
-    with gn.Model.random(config("wide", **WINDOWED), seed=7, **exact, **dense) as made:
+    """A window of 128 between full layers, computed in each way; odd has a window of 5."""
+    sizes = config("odd") if request.param == "odd" else config("wide", **WINDOWED)
+    options = {"exact": {"precision": "exact"}, "int8": {"dense": "int8"}}.get(request.param, {})
+    with gn.Model.random(sizes, seed=7, **options) as made:
         yield made
 
 
@@ -42,7 +39,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def ids(some_ids):
-    return some_ids(LONG, 1031)
+    return some_ids(LONG, 331)
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +86,16 @@ def test_no_way_of_cutting_a_prompt_changes_a_bit(model, ids, want, cuts):
 
 
 @pytest.mark.parametrize("precision", ["fast", "exact"])
-def test_the_number_of_threads_does_not_change_a_bit(config, ids, precision, instruction_set):
+def test_threads_and_pieces_do_not_change_a_bit(config, ids, precision, instruction_set):
     got = []
-    for threads in (1, 2, 3, 5):
+    for threads, step in ((1, 200), (2, 1), (3, 129), (5, 7)):
         options = {"seed": 7, "threads": threads, "precision": precision}
         with gn.Model.random(config("wide", **WINDOWED), **options) as model:
             session = model.session()
-            rows = session.logits(ids[:200])
+            rows = [session.logits(ids[at : min(at + step, 200)]) for at in range(0, 200, step)]
             stream = session.generate(max_new_tokens=20, sampling=gn.Sampling(seed=3))
-            got.append((rows.tobytes(), [(token.id, token.logprob) for token in stream]))
+            answer = [(token.id, token.logprob) for token in stream]
+        got.append((np.concatenate(rows).tobytes(), answer))
     assert got[1:] == got[:1] * 3
 
 
@@ -200,65 +198,12 @@ def test_generating_fills_a_context_exactly_and_is_refused_beforehand(model, ids
     assert session.position == 64
 
 
-@pytest.mark.parametrize("limit", [0, -1, 131073, 2**31, 2**62, 1.5, "8"])
-def test_a_wrong_max_context_is_refused_by_name(limit):
-    with (
-        gn.Model.random(threads=1) as model,
-        pytest.raises((gn.InvalidArgument, TypeError), match="max_context") as caught,
-    ):
-        model.session(max_context=limit)
-    assert isinstance(caught.value, gn.InvalidArgument) or not isinstance(limit, int)
-
-
 def test_a_session_may_be_as_long_as_the_model_and_takes_memory_as_it_grows(session):
     assert session.max_context == 131072
     before = session.cache_bytes
     assert before < 2**20
     session.prefill([1] * 2000)
     assert session.cache_bytes > before
-
-
-# Ids
-
-
-@pytest.mark.parametrize(
-    "bad", [-1, 512, 2**31, 2**32, 2**63, 2**70, -(2**70), 1.0, 1.5, "1", None, [1], np.float32(1)]
-)
-def test_an_id_that_is_none_is_refused_by_its_index(session, bad):
-    session.prefill([1, 2])
-    for use in (session.prefill, session.logits, session.generate):
-        for index in (0, 3):
-            with pytest.raises(gn.InvalidArgument, match=rf"index {index}\b"):
-                use([5] * index + [bad])
-    with pytest.raises(gn.InvalidArgument, match=r"stop.ids?\b"):
-        session.generate([1], stop_ids=[bad])
-    assert session.tokens == [1, 2]
-
-
-def test_ids_that_cannot_be_listed_are_refused(session):
-    for bad in (None, 3, 1.5, "12", np.array([1.0]), np.array([[1, 2]]), np.array(3)):
-        with pytest.raises(gn.InvalidArgument, match="ids"):
-            session.prefill(bad)
-    assert session.position == 0
-
-
-@pytest.mark.parametrize("form", [tuple, np.int64, np.int32, np.uint16, iter])
-def test_ids_may_be_any_integers_that_can_be_listed(session, form):
-    ids = [5, 511, 0, 300]
-    session.prefill(form(ids) if form in (tuple, iter) else np.array(ids, form))
-    assert session.tokens == ids
-    assert all(type(token) is int for token in session.tokens)
-
-
-def test_no_ids_are_no_work(session):
-    session.prefill([])
-    assert session.logits([]).shape == (0, 512)
-    assert session.position == 0
-    with pytest.raises(gn.InvalidArgument):
-        session.generate()
-    session.prefill([4])
-    session.prefill(np.array([], np.int64))
-    assert session.tokens == [4]
 
 
 def test_logits_are_the_callers_own_array(session):
@@ -311,36 +256,26 @@ def test_other_threads_run_while_a_prompt_is_computed(session):
         thread.join()
 
 
-def test_ctrl_c_ends_a_long_prompt_and_leaves_a_session_to_go_on_with():
+def test_ctrl_c_ends_a_long_prompt_and_leaves_a_session_to_go_on_with(run_python):
     code = """
-import sys
+import os, signal, threading
 import gptoss_native as gn
 import numpy as np
+
 model = gn.Model.random(threads=1)
 session = model.session()
 ids = np.random.default_rng(0).integers(0, 512, 130000).tolist()
-print("ready", flush=True)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     session.prefill(ids)
+    raise AssertionError("was not interrupted")
 except KeyboardInterrupt:
     done = session.position
-    assert session.tokens == ids[:done]
-    assert 0 <= done < len(ids)
-    rest = ids[done : done + 9]
-    got = session.logits(rest)
-    with model.session() as cold:
-        cold.prefill(ids[:done])
-        assert np.array_equal(cold.logits(rest), got)
-    print("interrupted", flush=True)
+assert session.tokens == ids[:done]
+assert 0 < done < len(ids)
+rest = ids[done : done + 9]
+with model.session() as cold:
+    cold.prefill(ids[:done])
+    assert np.array_equal(cold.logits(rest), session.logits(rest))
 """
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout.readline() == "ready\n"
-        threading.Event().wait(0.3)
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    assert (out, child.returncode) == ("interrupted\n", 0), err
+    run_python(code)

@@ -151,7 +151,7 @@ struct SamplingParameters {
 
 struct TokenBias {
     int token;
-    float bias;
+    double bias;
 };
 
 // How often a token stands in a sequence.
@@ -169,7 +169,7 @@ struct TopLogprob {
 // frequency penalty (on generated ones), temperature, top_k, top_p, min_p, one draw from the
 // generator of (seed, position).
 struct SampleArgs {
-    float* logits;  // [vocab]   in; overwritten
+    const float* logits;  // [vocab]
     SamplingParameters parameters;
     const TokenBias* bias;    // [biases]
     const TokenCount* seen;   // [seen_tokens]   distinct tokens

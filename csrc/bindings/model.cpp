@@ -55,13 +55,13 @@ ModelConfig to_config(const py::dict& d) {
 
 using Choice = std::pair<const char*, int>;
 
-int choose(const char* name, const std::string& value, std::initializer_list<Choice> choices) {
+int choose(const char* name, py::handle value, std::initializer_list<Choice> choices) {
     std::string known;
     for (const auto& [word, meaning] : choices) {
-        if (value == word) return meaning;
+        if (py::isinstance<py::str>(value) && value.equal(py::str(word))) return meaning;
         known += (known.empty() ? "\"" : ", \"") + std::string(word) + "\"";
     }
-    throw InvalidArgument(message(name, " is \"", value, "\", wanted ", known));
+    throw InvalidArgument(message(name, " is ", shown(value), ", wanted ", known));
 }
 
 struct Options {
@@ -71,8 +71,8 @@ struct Options {
 };
 
 // Options that name no device of this build are refused, never replaced.
-Options to_options(const std::string& device, const std::string& dense,
-                   const std::string& precision, const py::object& threads) {
+Options to_options(const py::object& device, const py::object& dense, const py::object& precision,
+                   const py::object& threads) {
     if (choose("device", device, {{"auto", 0}, {"cpu", 0}, {"cuda", 1}}))
         throw DeviceError("device \"cuda\": this build has no CUDA backend");
     Options o;
@@ -106,28 +106,33 @@ using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int
 
 DType to_dtype(const std::string& name) {
     return static_cast<DType>(
-        choose("dtype", name,
+        choose("dtype", py::str(name),
                {{"U8", int(DType::kU8)}, {"BF16", int(DType::kBf16)}, {"F32", int(DType::kF32)}}));
 }
 
 std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<std::string>& files,
-                                  const std::vector<SpecTuple>& tensors, const std::string& device,
-                                  const std::string& dense, const std::string& precision,
+                                  const std::vector<SpecTuple>& tensors, const py::object& device,
+                                  const py::object& dense, const py::object& precision,
                                   const py::object& threads, const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
-    const ModelConfig config = to_config(config_dict);
     std::vector<TensorSpec> specs;
     for (const auto& [name, dtype, shape, file, offset] : tensors)
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
     const MappedSource source(files, specs);
+    ModelConfig config;
+    try {
+        config = to_config(config_dict);
+    } catch (const InvalidArgument& e) {
+        throw CheckpointError(message(source.folder(), "/config.json: ", e.what()));
+    }
     const ModelTensors found = find_tensors(config, specs, source);
     return place(config, source, found, options, progress);
 }
 
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
-                                    const std::string& device, const std::string& dense,
-                                    const std::string& precision, const py::object& threads,
+                                    const py::object& device, const py::object& dense,
+                                    const py::object& precision, const py::object& threads,
                                     const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
@@ -136,8 +141,8 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::objec
     return place(config, source, tensors, options, progress);
 }
 
-py::dict plan(const py::dict& config_dict, const std::string& device, const std::string& dense,
-              const std::string& precision, const py::object& threads,
+py::dict plan(const py::dict& config_dict, const py::object& device, const py::object& dense,
+              const py::object& precision, const py::object& threads,
               const py::object& max_context_object) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);

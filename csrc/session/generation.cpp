@@ -34,14 +34,15 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
       most_tokens_(most_tokens(options, room)),
       number_(number) {
     for (const auto& [token, bias] : sampling_.logit_bias)
-        bias_.push_back({static_cast<int>(token), static_cast<float>(bias)});
+        bias_.push_back({static_cast<int>(token), bias});
     stats_.seed = parameters_.seed;
 }
 
 std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     std::lock_guard lock(session_->mutex_);
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
-    // The session has gone on without this stream, or is closed.
+    session_->check_open();
+    // The session has gone on without this stream.
     if (number_ != session_->generation_) {
         finish(FinishReason::kCancelled);
         return std::nullopt;
@@ -66,7 +67,6 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
 
 // Computes what is new, the logits of the last position with it. False if cancelled.
 bool Generation::advance(const Interrupt& interrupt) {
-    session_->check_open();
     if (stats_.generated_tokens == 0) {
         if (needs_counts(sampling_)) {
             seen_.clear();

@@ -29,16 +29,16 @@ void validate(const Sampling& s) {
             static_cast<double>(s.top_k), "0 (all) or more");
     require(s.top_p > 0 && s.top_p <= 1, "top_p", s.top_p, "above 0 and at most 1");
     require(s.min_p >= 0 && s.min_p <= 1, "min_p", s.min_p, "0 to 1");
-    require(std::isfinite(s.repetition_penalty) && s.repetition_penalty > 0, "repetition_penalty",
-            s.repetition_penalty, "above 0");
-    require(std::isfinite(s.presence_penalty), "presence_penalty", s.presence_penalty,
-            "a finite number");
-    require(std::isfinite(s.frequency_penalty), "frequency_penalty", s.frequency_penalty,
-            "a finite number");
+    require(s.repetition_penalty >= 1e-6 && s.repetition_penalty <= 1e6, "repetition_penalty",
+            s.repetition_penalty, "1e-6 to 1e6");
+    require(std::abs(s.presence_penalty) <= 1e6, "presence_penalty", s.presence_penalty,
+            "-1e6 to 1e6");
+    require(std::abs(s.frequency_penalty) <= 1e6, "frequency_penalty", s.frequency_penalty,
+            "-1e6 to 1e6");
     require(s.logprobs >= 0 && s.logprobs <= kMostTopLogprobs, "logprobs",
             static_cast<double>(s.logprobs), "0 to 1024");
     for (const auto& [token, bias] : s.logit_bias)
-        if (!std::isfinite(bias) || std::abs(bias) > 1e6)
+        if (!(std::abs(bias) <= 1e6))
             throw InvalidArgument(
                 message("logit_bias of token ", token, " is ", bias, ", wanted -1e6 to 1e6"));
 }

@@ -174,15 +174,21 @@ uint64_t ModelTensors::bytes() const {
 ModelTensors find_tensors(const ModelConfig& config, std::span<const TensorSpec> published,
                           const TensorSource& source) {
     std::map<std::string_view, const TensorSpec*> by_name;
-    for (const TensorSpec& t : published) by_name[t.name] = &t;
-    const bool openai = by_name.count(kOpenAi.embedding) > 0;
+    int openai_names = 0, hugging_face_names = 0;
+    for (const TensorSpec& t : published) {
+        by_name[t.name] = &t;
+        openai_names += t.name.starts_with(kOpenAi.layer_prefix);
+        hugging_face_names += t.name.starts_with(kHuggingFace.layer_prefix);
+    }
+    const Names& names = openai_names > hugging_face_names ? kOpenAi : kHuggingFace;
     ModelTensors model;
     std::set<std::string_view> used;
-    for (const Expected& wanted : expect_model(config, openai ? kOpenAi : kHuggingFace, model)) {
+    for (const Expected& wanted : expect_model(config, names, model)) {
         const auto found = by_name.find(wanted.name);
         if (found == by_name.end())
-            throw CheckpointError(message("tensor ", wanted.name, " is missing; wanted ",
-                                          wanted_dtype(wanted.kind), " ", text(wanted.shape)));
+            throw CheckpointError(message(source.folder(), ": tensor ", wanted.name,
+                                          " is missing; wanted ", wanted_dtype(wanted.kind), " ",
+                                          text(wanted.shape)));
         check(wanted, *found->second, source);
         *wanted.slot = *found->second;
         used.insert(found->first);

@@ -1,5 +1,7 @@
 #include "weights/mapped_source.h"
 
+#include <filesystem>
+
 #include "base/error.h"
 
 namespace gptoss {
@@ -52,6 +54,11 @@ void MappedSource::read(const TensorRange& range, bool keep_cached,
 
 void MappedSource::expect(const TensorRange& range) const {
     files_[range.tensor->file]->expect(range.tensor->offset + range.begin, range.size);
+}
+
+std::string MappedSource::folder() const {
+    return files_.empty() ? "(no files)"
+                          : std::filesystem::path(files_[0]->path()).parent_path().string();
 }
 
 std::string MappedSource::file_name(const TensorSpec& tensor) const {

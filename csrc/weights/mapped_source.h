@@ -19,6 +19,7 @@ class MappedSource final : public TensorSource {
     void read(const TensorRange& range, bool keep_cached,
               const std::function<void(const std::byte*)>& use) const override;
     void expect(const TensorRange& range) const override;
+    std::string folder() const override;
     std::string file_name(const TensorSpec& tensor) const override;
 
   private:

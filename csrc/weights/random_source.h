@@ -18,6 +18,7 @@ class RandomSource final : public TensorSource {
 
     void read(const TensorRange& range, bool keep_cached,
               const std::function<void(const std::byte*)>& use) const override;
+    std::string folder() const override { return "(random)"; }
     std::string file_name(const TensorSpec&) const override { return "(random)"; }
 
   private:

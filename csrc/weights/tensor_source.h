@@ -43,6 +43,8 @@ class TensorSource {
                       const std::function<void(const std::byte*)>& use) const = 0;
     // Says that the range will be read soon.
     virtual void expect(const TensorRange&) const {}
+    // Where all of it lies, for messages.
+    virtual std::string folder() const = 0;
     // The file the tensor lies in, for messages.
     virtual std::string file_name(const TensorSpec& tensor) const = 0;
 };

@@ -11,7 +11,7 @@ namespace {
 
 struct Candidate {
     int token;
-    float logit;
+    double logit;
     double weight;  // exp((logit - max) / temperature)
 };
 
@@ -32,30 +32,18 @@ void find_top(const SampleArgs& a, double log_total) {
         a.top_logprob[i] = {best[i].token, static_cast<float>(best[i].logit - log_total)};
 }
 
-// Applies bias and penalties; returns what stood there before.
-std::vector<TokenBias> adjust(const SampleArgs& a) {
-    std::vector<TokenBias> before;
-    const auto change = [&](int token, float logit) {
-        before.push_back({token, a.logits[token]});
-        a.logits[token] = logit;
-    };
-    for (int i = 0; i < a.biases; ++i)
-        change(a.bias[i].token, a.logits[a.bias[i].token] + a.bias[i].bias);
+// The logits after bias and penalties, in float64: a large bias must not make ties.
+std::vector<double> adjusted(const SampleArgs& a) {
+    std::vector<double> logits(a.logits, a.logits + a.vocab);
+    for (int i = 0; i < a.biases; ++i) logits[a.bias[i].token] += a.bias[i].bias;
     const SamplingParameters& p = a.parameters;
-    const auto repetition = static_cast<float>(p.repetition_penalty);
     for (int i = 0; i < a.seen_tokens; ++i) {
         const TokenCount& seen = a.seen[i];
-        float logit = a.logits[seen.token];
-        if (repetition != 1.0f) logit = logit > 0 ? logit / repetition : logit * repetition;
-        if (seen.generated > 0)
-            logit -= static_cast<float>(p.presence_penalty + p.frequency_penalty * seen.generated);
-        change(seen.token, logit);
+        double& logit = logits[seen.token];
+        logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
+        if (seen.generated > 0) logit -= p.presence_penalty + p.frequency_penalty * seen.generated;
     }
-    return before;
-}
-
-int most_likely(const float* logits, int vocab, float max) {
-    return static_cast<int>(std::find(logits, logits + vocab, max) - logits);
+    return logits;
 }
 
 // Keeps the smallest set of most likely candidates that holds top_p of all weight, likeliest first.
@@ -79,21 +67,22 @@ void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
     }
 }
 
-std::vector<Candidate> find_candidates(const SampleArgs& a, float max) {
-    const SamplingParameters& p = a.parameters;
+std::vector<Candidate> find_candidates(const std::vector<double>& logits,
+                                       const SamplingParameters& p) {
+    const double max = *std::max_element(logits.begin(), logits.end());
     // Below e**-50 of the best, all tokens together stay under the generator's grid of 2**-53.
     constexpr double kNegligible = -50;
     std::vector<Candidate> candidates;
-    for (int token = 0; token < a.vocab; ++token)
-        if ((double{a.logits[token]} - max) / p.temperature >= kNegligible)
-            candidates.push_back({token, a.logits[token], 0});
+    for (size_t token = 0; token < logits.size(); ++token)
+        if ((logits[token] - max) / p.temperature >= kNegligible)
+            candidates.push_back({static_cast<int>(token), logits[token], 0});
     if (p.top_k > 0) {
         const size_t kept = std::min<size_t>(p.top_k, candidates.size());
         std::partial_sort(candidates.begin(), candidates.begin() + kept, candidates.end(),
                           likelier);
         candidates.resize(kept);
     }
-    for (Candidate& c : candidates) c.weight = std::exp((double{c.logit} - max) / p.temperature);
+    for (Candidate& c : candidates) c.weight = std::exp((c.logit - max) / p.temperature);
     if (p.top_p < 1) keep_top_p(candidates, p.top_p);
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < p.min_p; });
     return candidates;
@@ -118,19 +107,17 @@ void CpuBackend::sample(const SampleArgs& a) {
     if (!std::isfinite(log_total))
         throw Error("the model gave logits that are not finite; are its weights damaged?");
     find_top(a, log_total);
-    const std::vector<TokenBias> before = adjust(a);
-    const float max = before.empty() ? raw_max : kernels_.max(a.logits, a.vocab);
     int token;
-    if (a.parameters.temperature == 0) {
-        token = most_likely(a.logits, a.vocab, max);
+    if (a.parameters.temperature > 0) {
+        token = draw(find_candidates(adjusted(a), a.parameters),
+                     random_unit(a.parameters.seed, a.position));
+    } else if (a.biases || a.seen_tokens) {
+        const std::vector<double> logits = adjusted(a);
+        token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     } else {
-        token = draw(find_candidates(a, max), random_unit(a.parameters.seed, a.position));
+        token = static_cast<int>(std::find(a.logits, a.logits + a.vocab, raw_max) - a.logits);
     }
-    float raw = a.logits[token];
-    // The first change holds the model's own value.
-    for (size_t i = before.size(); i-- > 0;)
-        if (before[i].token == token) raw = before[i].bias;
-    *a.chosen = {token, static_cast<float>(raw - log_total)};
+    *a.chosen = {token, static_cast<float>(a.logits[token] - log_total)};
 }
 
 }  // namespace gptoss::cpu
