@@ -45,7 +45,6 @@ def show_plan(args: argparse.Namespace) -> None:
         return
     title = "the small bundled model" if args.checkpoint is None else args.checkpoint
     print(f"{title}: dense {args.dense}, precision {args.precision}")
-    start, end = (found[f"decode_limit_tokens_per_s{where}"] for where in ("", "_at_max_context"))
     _print_rows(
         {
             "weights": gibibytes(found["weight_bytes"]),
@@ -53,10 +52,19 @@ def show_plan(args: argparse.Namespace) -> None:
             "cache": f"{gibibytes(found['cache_bytes'])} for {found['max_context']} tokens",
             "in all": gibibytes(found["total_bytes"]),
             "available": _availability(found),
-            "memory reads": f"{found['read_rate'] / 1e9:.1f} GB/s",
-            "so decodes at": f"most {start:.1f} tokens/s, {end:.1f} when the context is full",
+            **_speed(found),
         }
     )
+
+
+def _speed(found: dict[str, Any]) -> dict[str, str]:
+    if found["read_rate"] is None:
+        return {"memory reads": "not measured: there is no memory to measure with"}
+    start, end = (found[f"decode_limit_tokens_per_s{where}"] for where in ("", "_at_max_context"))
+    return {
+        "memory reads": f"{found['read_rate'] / 1e9:.1f} GB/s",
+        "so decodes at": f"most {start:.1f} tokens/s, {end:.1f} when the context is full",
+    }
 
 
 def _availability(found: dict[str, Any]) -> str:
