@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_goldens import relative_l2
 from random_checkpoint import write_checkpoint
-from reference import Reference
+from reference import (
+    Reference,
+    attention,
+    attn_out,
+    embed,
+    logits,
+    moe_down,
+    moe_up,
+    qkv,
+    router,
+)
 
 GREEDY = gn.Sampling(temperature=0.0)
 EXACT_ERROR = 1e-5
@@ -167,6 +177,30 @@ def test_rings_that_wrap_agree_with_the_specification(tmp_path, some_ids):
 
 
 # The context's end
+
+
+def test_the_last_positions_of_the_longest_context_are_the_specifications(tmp_path, some_ids):
+    """One windowed layer: the last 40 positions need only the keys of those, at their angles."""
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1}
+    path = write_checkpoint(tmp_path, "tiny", 5, **sizes)
+    ids = some_ids(131072, 517)
+    with gn.Model.load(path, precision="exact") as model:
+        session = model.session()
+        session.prefill(ids[:-40])
+        got = session.logits(ids[-40:])
+        with pytest.raises(gn.InvalidArgument, match="131072"):
+            session.prefill([1])
+    model, positions = Reference(path), np.arange(131072 - 40, 131072)
+    (w,) = model.layers
+    x = embed(ids[-40:], model.embedding)
+    q, k, v = qkv(
+        x, w.attn_norm, w.qkv_weight, w.qkv_bias, positions, model.kv_heads, model.rotation
+    )
+    x = attn_out(x, attention(q, k, v, w.sinks, w.window), w.out_weight, w.out_bias)
+    h, expert, weight = router(x, w.mlp_norm, w.gate_weight, w.gate_bias)
+    x = moe_down(x, moe_up(h, expert, w.up, w.up_bias), expert, weight, w.down, w.down_bias)
+    want = logits(x, model.norm, model.unembedding)
+    assert relative_l2(got[w.window :], want[w.window :]) < EXACT_ERROR
 
 
 def test_a_context_can_be_filled_exactly_and_no_further(model, ids, want):

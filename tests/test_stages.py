@@ -2,7 +2,7 @@
 
 Outputs, and cache entries that nobody wrote, start as NaN. Tolerances: a float32 sum of n products
 loses at most about sqrt(n) * 2**-24 of its terms' norm; 16-bit blocks round each activation to
-2**-15 of its block's largest; bf16 cache entries round to 2**-9.
+2**-15 of its block's largest; float16 cache entries round to 2**-11.
 """
 
 import gptoss_native as gn
@@ -16,7 +16,7 @@ from reference import Reference
 
 EXACT = 3e-6
 TOLERANCE = {"exact": EXACT, "fast": 2e-4}
-CACHE_TOLERANCE = {"exact": EXACT, "fast": 4e-3}
+CACHE_TOLERANCE = {"exact": EXACT, "fast": 4e-4}
 
 
 @pytest.fixture(scope="module", params=["tiny", "odd", "wide"])

@@ -38,7 +38,7 @@ struct KvLayer {
     size_t offset;  // bytes
     int slots;      // positions in a page, or in the whole ring
     int window;     // keys a query sees, its own included; 0: all of them (pages)
-    DType type;     // of keys and values: float32 or bfloat16
+    DType type;     // of keys and values: float32 or float16
 };
 constexpr int kKvTile = 16;
 

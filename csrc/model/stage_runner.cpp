@@ -33,7 +33,7 @@ StageRunner::StageRunner(Model& model, int sequences, int max_context)
     for (int s = 0; s < sequences; ++s) {
         memory_.emplace_back(kv.bytes(max_context), "a sequence's cache");
         std::byte* data = memory_.back().data();
-        // All ones is a NaN in float32 and in bfloat16.
+        // All ones is a NaN in float32 and in float16.
         std::memset(data, 0xff, memory_.back().size());
         for (int p = 0; p < kv.pages(max_context); ++p)
             pages_[s].push_back(data + kv.ring_bytes + p * kv.page_bytes);
@@ -96,8 +96,8 @@ StageRunner::Floats StageRunner::cached(int layer, SequencePosition at) const {
             const KvSlot slot = kv_slot(*row.kv, kv, at.position, head, c.kv_heads, c.head_dim);
             for (int d = 0; d < c.head_dim; ++d) {
                 const std::byte* p = element(slot, kv, c.head_dim, d, value);
-                out.push_back(kv.type == DType::kBf16 ? to_float(*reinterpret_cast<const bf16*>(p))
-                                                      : *reinterpret_cast<const float*>(p));
+                out.push_back(kv.type == DType::kF16 ? to_float(*reinterpret_cast<const f16*>(p))
+                                                     : *reinterpret_cast<const float*>(p));
             }
         }
     }
@@ -114,8 +114,8 @@ void StageRunner::set_cached(int layer, SequencePosition at, const Floats& key_v
         const int head = static_cast<int>(i % half) / c.head_dim;
         const KvSlot slot = kv_slot(*row.kv, kv, at.position, head, c.kv_heads, c.head_dim);
         std::byte* p = element(slot, kv, c.head_dim, static_cast<int>(i) % c.head_dim, i >= half);
-        if (kv.type == DType::kBf16)
-            *reinterpret_cast<bf16*>(p) = to_bf16(key_value[i]);
+        if (kv.type == DType::kF16)
+            *reinterpret_cast<f16*>(p) = to_f16(key_value[i]);
         else
             *reinterpret_cast<float*>(p) = key_value[i];
     }

@@ -94,7 +94,7 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
     u.tiles = tiles;
     u.begin = first - origin;
     u.end = last + 1 - origin;
-    (a.kv.type == DType::kBf16 ? kernels.attention_bf16 : kernels.attention_float)(u);
+    (a.kv.type == DType::kF16 ? kernels.attention_f16 : kernels.attention_float)(u);
 }
 
 }  // namespace

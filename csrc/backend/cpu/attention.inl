@@ -6,7 +6,7 @@
 // [begin, end) may hold anything, NaN included: they are replaced before use, or never loaded.
 
 inline F32x16 load_kv(const float* p) { return load(p); }
-inline F32x16 load_kv(const bf16* p) { return load_bf16(p); }
+inline F32x16 load_kv(const f16* p) { return load_f16(p); }
 
 template <int G, class T>
 void score_heads(const AttentionUnit& u, int head) {

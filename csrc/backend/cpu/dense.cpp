@@ -74,7 +74,7 @@ std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
         {"threads", std::to_string(pool_.threads())},
         {"embed", "table look-up"},
         {"qkv", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"attention", isa + (fast ? ", bf16 cache" : ", float32 cache")},
+        {"attention", isa + (fast ? ", float16 cache" : ", float32 cache")},
         {"attn_out", isa + ", bf16 with float32 activations or int8" + blocks},
         {"router", isa + ", bf16 with float32 activations"},
         {"moe_up", isa + ", mxfp4" + blocks},
@@ -115,9 +115,9 @@ void keep_head(const KvSlot& slot, const float* k, const float* v, int head_dim)
     T* keys = reinterpret_cast<T*>(slot.key_tile) + slot.lane;
     T* values = reinterpret_cast<T*>(slot.value_tile) + slot.lane * head_dim;
     for (int d = 0; d < head_dim; ++d) {
-        if constexpr (std::is_same_v<T, bf16>) {
-            keys[d * kKvTile] = to_bf16(k[d]);
-            values[d] = to_bf16(v[d]);
+        if constexpr (std::is_same_v<T, f16>) {
+            keys[d * kKvTile] = to_f16(k[d]);
+            values[d] = to_f16(v[d]);
         } else {
             keys[d * kKvTile] = k[d];
             values[d] = v[d];
@@ -158,8 +158,8 @@ void CpuBackend::qkv(const QkvArgs& a) {
         for (int head = 0; head < a.kv_heads; ++head) {
             const KvSlot slot = kv_slot(*row.kv, a.kv, row.position, head, a.kv_heads, a.head_dim);
             const int offset = head * a.head_dim;
-            if (a.kv.type == DType::kBf16)
-                keep_head<bf16>(slot, k + offset, v + offset, a.head_dim);
+            if (a.kv.type == DType::kF16)
+                keep_head<f16>(slot, k + offset, v + offset, a.head_dim);
             else
                 keep_head<float>(slot, k + offset, v + offset, a.head_dim);
         }

@@ -19,7 +19,7 @@ std::vector<Isa> available_isas() {
 #ifdef GPTOSS_X86
     // The compiler's own query also checks that the system saves the wide registers.
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2"))
+        __builtin_cpu_supports("f16c"))
         out.push_back(Isa::kAvx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -21,7 +21,7 @@ const Kernels kKernels = {
     rms_norm,
     quantize,
     swiglu,
-    attention<bf16>,
+    attention<f16>,
     attention<float>,
     max,
     sum_exp,

@@ -134,6 +134,10 @@ inline __m256 widen_bf16(const void* p) {
 inline F32x16 load_bf16(const void* p) {
     return {widen_bf16(p), widen_bf16(static_cast<const char*>(p) + 16)};
 }
+inline F32x16 load_f16(const void* p) {
+    const auto* halves = static_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
     const I32x16 pairs = load_int(p);

@@ -71,6 +71,9 @@ inline F32x16 load_bf16(const void* p) {
     const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
 }
+inline F32x16 load_f16(const void* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
     const __m512i pairs = _mm512_loadu_si512(p);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/dtype.h"
+
 namespace gptoss::cpu::scalar {
 
 constexpr Isa kIsa = Isa::kScalar;
@@ -146,6 +148,10 @@ inline F32x16 load_bf16(const void* p) {
     std::memcpy(half, p, sizeof half);
     return from_bits(
         lanes<I32x16>([&](int i) { return static_cast<int32_t>(uint32_t{half[i]} << 16); }));
+}
+inline F32x16 load_f16(const void* p) {
+    const auto* halves = static_cast<const f16*>(p);
+    return lanes<F32x16>([&](int i) { return to_float(halves[i]); });
 }
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
