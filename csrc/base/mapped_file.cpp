@@ -67,8 +67,9 @@ void MappedFile::expect(uint64_t offset, uint64_t size) const {
 
 void MappedFile::populate(uint64_t offset, uint64_t size) const {
     const uint64_t begin = offset / kPage * kPage;
-    // Older systems decline, and fault as they go.
-    madvise(data_ + begin, offset + size - begin, MADV_POPULATE_READ);
+    // Systems before Linux 5.14 decline with EINVAL, and fault as they go.
+    if (madvise(data_ + begin, offset + size - begin, MADV_POPULATE_READ) != 0 && errno == EFAULT)
+        throw CheckpointError(message(path_, ": became shorter while it was read"));
 }
 
 void MappedFile::release(uint64_t offset, uint64_t size, bool keep_cached) const {

@@ -22,7 +22,8 @@ class MappedFile {
     const std::byte* data(uint64_t offset, uint64_t size) const;
     // Starts reading a range from disk, without waiting.
     void expect(uint64_t offset, uint64_t size) const;
-    // Brings a range into the process's memory at once instead of page by page.
+    // Brings a range into the process's memory at once instead of page by page. Throws
+    // CheckpointError where the file has been cut off meanwhile.
     void populate(uint64_t offset, uint64_t size) const;
     // Takes a range out of the process's memory, and out of the system's cache unless keep_cached.
     void release(uint64_t offset, uint64_t size, bool keep_cached) const;

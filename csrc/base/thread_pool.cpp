@@ -1,7 +1,6 @@
 #include "base/thread_pool.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cfenv>
@@ -73,53 +72,47 @@ int usable_processors() {
     return std::max(count, 1);
 }
 
-ThreadPool::ThreadPool(int threads) : process_(getpid()) {
+ThreadPool::ThreadPool(int threads) : sleep_(std::make_unique<Sleep>()) {
     if (threads < 0 || threads > kMostThreads)
         throw InvalidArgument(message("threads is ", threads, ", wanted 1 to ", kMostThreads));
     if (threads == 0) threads = usable_processors();
-    workers_.reserve(threads - 1);
     try {
-        for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+        for (int i = 1; i < threads; ++i) sleep_->workers.emplace_back([this, i] { work(i); });
     } catch (const std::system_error& e) {
-        {
-            std::lock_guard lock(mutex_);
-            stop_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& worker : workers_) worker.join();
+        stop();
         throw OutOfMemory(message("cannot start ", threads, " threads: ", e.what()));
     }
 }
 
 ThreadPool::~ThreadPool() {
-    if (getpid() != process_) {
-        for (std::thread& worker : workers_) worker.detach();
-        return;
-    }
+    if (home_.left())
+        (void)sleep_.release();
+    else
+        stop();
+}
+
+void ThreadPool::stop() {
     {
-        std::lock_guard lock(mutex_);
+        std::lock_guard lock(sleep_->mutex);
         stop_ = true;
     }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
+    sleep_->wake.notify_all();
+    for (std::thread& worker : sleep_->workers) worker.join();
 }
 
 void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
     if (count <= 0) return;
-    if (getpid() != process_)
-        throw DeviceError(
-            "this process was forked after the model was loaded, and threads do not "
-            "survive a fork; load the model in the child");
+    home_.check();
     count_ = count;
     invoke_ = invoke;
     context_ = context;
     next_.store(0, std::memory_order_relaxed);
-    const bool shared = count > 1 && !workers_.empty();
+    const bool shared = count > 1 && !sleep_->workers.empty();
     if (shared) {
         const uint64_t loop = gate_.load(std::memory_order_relaxed) / kLoop + 1;
         gate_.store(loop * kLoop + kOpen, std::memory_order_release);
-        std::lock_guard lock(mutex_);
-        if (sleeping_ > 0) wake_.notify_all();
+        std::lock_guard lock(sleep_->mutex);
+        if (sleep_->sleeping > 0) sleep_->wake.notify_all();
     }
     take_indices(0);
     if (shared) {
@@ -128,8 +121,8 @@ void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
         const auto inside = [&] { return gate_.load(std::memory_order_acquire) % kOpen != 0; };
         for (int spins = 0; inside(); ++spins) spins < 10000 ? pause() : std::this_thread::yield();
     }
-    if (failure_) {
-        std::exception_ptr failure = std::exchange(failure_, nullptr);
+    if (sleep_->failure) {
+        std::exception_ptr failure = std::exchange(sleep_->failure, nullptr);
         std::rethrow_exception(failure);
     }
 }
@@ -144,8 +137,8 @@ void ThreadPool::take_indices(int thread) {
         }
     } catch (...) {
         next_.store(count_, std::memory_order_relaxed);
-        std::lock_guard lock(mutex_);
-        if (!failure_) failure_ = std::current_exception();
+        std::lock_guard lock(sleep_->mutex);
+        if (!sleep_->failure) sleep_->failure = std::current_exception();
     }
 }
 
@@ -172,10 +165,10 @@ void ThreadPool::work(int thread) {
     };
     for (;;) {
         if (!spin_until(ready)) {
-            std::unique_lock lock(mutex_);
-            ++sleeping_;
-            wake_.wait(lock, ready);
-            --sleeping_;
+            std::unique_lock lock(sleep_->mutex);
+            ++sleep_->sleeping;
+            sleep_->wake.wait(lock, ready);
+            --sleep_->sleeping;
         }
         if (stop_.load()) return;
         if (!join_loop(seen)) continue;

@@ -10,10 +10,13 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "base/process.h"
 
 namespace gptoss {
 
@@ -27,7 +30,7 @@ class ThreadPool {
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+    int threads() const { return static_cast<int>(sleep_->workers.size()) + 1; }
 
     // Calls body(index, thread) for every index in [0, count), thread in [0, threads()), and waits.
     // The caller is thread 0. The first exception stops the handing out and is thrown again here.
@@ -48,25 +51,32 @@ class ThreadPool {
     using Invoke = void (*)(void* context, int64_t index, int thread);
 
     void run_loop(int64_t count, Invoke invoke, void* context);
+    void stop();
     void work(int thread);
     bool join_loop(uint64_t& seen);
     void take_indices(int thread);
 
-    const int process_;  // a forked child has the object but not the threads
-    std::vector<std::thread> workers_;
-    std::mutex mutex_;
-    std::condition_variable wake_;
+    // What threads wait on. Left alone in a forked child: destroying a condition variable waits for
+    // waiters that are no more.
+    struct Sleep {
+        std::mutex mutex;
+        std::condition_variable wake;
+        std::vector<std::thread> workers;
+        int sleeping = 0;            // under mutex
+        std::exception_ptr failure;  // under mutex
+    };
+
+    const HomeProcess home_;
+    std::unique_ptr<Sleep> sleep_;
     // The number of the loop, a bit that says it may be joined, and how many workers are inside.
     // The caller waits for those inside alone: one that the system has taken off its core before
     // it joined costs nothing.
     alignas(64) std::atomic<uint64_t> gate_{0};
     std::atomic<bool> stop_{false};
     alignas(64) std::atomic<int64_t> next_{0};
-    int sleeping_ = 0;  // under mutex_
     int64_t count_ = 0;
     Invoke invoke_ = nullptr;
     void* context_ = nullptr;
-    std::exception_ptr failure_;  // under mutex_
 };
 
 // Processors this process may use: its affinity mask, less where a control group allows fewer.

@@ -92,11 +92,12 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
                                    const py::object& progress) {
     auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
     const Progress report = [&progress](uint64_t done, uint64_t total) {
+        ReleaseGil::wait_if_ending();
         py::gil_scoped_acquire gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (!progress.is_none()) progress(done, total);
     };
-    py::gil_scoped_release release;
+    ReleaseGil release;
     auto weights = backend->place(config, tensors, source, options.dense, report);
     return std::make_unique<LoadedModel>(std::make_shared<Engine>(
         std::make_unique<Model>(config, std::move(backend), std::move(weights))));
@@ -166,7 +167,7 @@ py::dict info(const LoadedModel& self) {
     std::vector<std::pair<std::string, std::string>> kernels;
     std::vector<std::pair<std::string, double>> dense_errors;
     {
-        py::gil_scoped_release release;
+        ReleaseGil release;
         self.engine().with_model([&](Model& model) {
             config = model.config();
             weight_bytes = model.weights().bytes;
@@ -191,7 +192,7 @@ py::dict info(const LoadedModel& self) {
 
 size_t decode_step_bytes(const LoadedModel& self, const py::object& position) {
     const auto at = static_cast<int>(to_integer("position", position, 0, INT32_MAX));
-    py::gil_scoped_release release;
+    ReleaseGil release;
     return self.engine().with_model([&](Model& model) {
         return decode_bytes(model.config(), model.weights(), model.kv(), at);
     });
@@ -208,15 +209,15 @@ double read_rate(const LoadedModel& self) {
 std::shared_ptr<Session> session(const LoadedModel& self, const py::object& max_context) {
     const auto wanted = to_optional_integer("max_context", max_context);
     const auto engine = self.shared_engine();
-    py::gil_scoped_release release;
+    ReleaseGil release;
     const int most = engine->with_model([](Model& model) { return model.config().max_context; });
-    return std::make_shared<Session>(engine, wanted.value_or(most));
+    return Session::open(engine, wanted.value_or(most));
 }
 
 }  // namespace
 
 void bind_model(py::module_& m) {
-    const auto release = py::call_guard<py::gil_scoped_release>();
+    const auto release = py::call_guard<ReleaseGil>();
     py::class_<LoadedModel>(m, "Model", "A model in memory. Made by load() or random().")
         .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",

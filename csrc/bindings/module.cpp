@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <unistd.h>
+
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
@@ -99,8 +101,17 @@ py::dict cpu_info() {
 
 }  // namespace
 
+void ReleaseGil::wait_if_ending() {
+#if PY_VERSION_HEX >= 0x030d0000
+    while (Py_IsFinalizing()) pause();
+#else
+    while (_Py_IsFinalizing()) pause();
+#endif
+}
+
 Interrupt python_signals() {
     return [] {
+        ReleaseGil::wait_if_ending();
         py::gil_scoped_acquire gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     };
@@ -118,6 +129,6 @@ PYBIND11_MODULE(_core, m) {
     bind_stages(m);
     m.def("cpu_info", &cpu_info, "What this machine's processor offers and which kernels run.");
     m.def("measure_read_rate", &measure_read_rate, py::arg("bytes"), py::arg("threads") = 0,
-          py::call_guard<py::gil_scoped_release>(),
+          py::call_guard<ReleaseGil>(),
           "Bytes a second that all threads read from memory without arithmetic, best of three.");
 }

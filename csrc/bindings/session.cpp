@@ -18,7 +18,7 @@ py::array_t<float> logits(Session& self, const Ids& ids) {
     py::array_t<float> out(
         {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(self.vocab_size())});
     float* data = out.mutable_data();
-    py::gil_scoped_release release;
+    ReleaseGil release;
     self.logits(ids, data, python_signals());
     return out;
 }
@@ -41,7 +41,7 @@ const char* reason_name(FinishReason reason) {
 py::dict stats(const Generation& self) {
     GenerationStats s;
     {
-        py::gil_scoped_release release;
+        ReleaseGil release;
         s = self.stats();
     }
     const int decoded = s.generated_tokens - 1;
@@ -61,7 +61,7 @@ py::dict stats(const Generation& self) {
 py::object next(Generation& self) {
     std::optional<GeneratedToken> token;
     {
-        py::gil_scoped_release release;
+        ReleaseGil release;
         token = self.next(python_signals());
     }
     if (!token) return py::none();
@@ -141,7 +141,7 @@ Raises InvalidArgument naming a value out of range.)")
 }
 
 void bind_session(py::module_& m) {
-    const auto release = py::call_guard<py::gil_scoped_release>();
+    const auto release = py::call_guard<ReleaseGil>();
     py::class_<Generation, std::shared_ptr<Generation>>(m, "Generation")
         .def("next", &next)
         .def("cancel", &Generation::cancel)

@@ -35,7 +35,7 @@ class Stages {
     // Arrays may be read without the GIL: the caller's frame holds them.
     template <class Use>
     auto with(Use use) {
-        py::gil_scoped_release release;
+        ReleaseGil release;
         return engine_->with_model(use);
     }
 
@@ -101,7 +101,7 @@ py::dict time(const LoadedModel& self, const std::string& stage, int tokens, int
               int calls) {
     StageTiming t;
     {
-        py::gil_scoped_release release;
+        ReleaseGil release;
         t = self.engine().with_model(
             [&](Model& model) { return time_stage(model, stage, tokens, context, calls); });
     }

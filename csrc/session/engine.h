@@ -5,10 +5,14 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <vector>
 
+#include "base/process.h"
 #include "model/model.h"
 
 namespace gptoss {
+
+class Session;
 
 class Engine {
   public:
@@ -17,13 +21,18 @@ class Engine {
     // Computes the rows and writes the logits [which.size(), vocab] of those named to `out`.
     void step(std::span<const Row> rows, std::span<const int> which, float* out);
     void sample(const SampleArgs& args);
-    // Frees the weights. Later calls throw InvalidArgument.
+    // Frees the weights and the caches of all sessions. Later calls throw InvalidArgument. Does
+    // nothing in a forked child, whose memory is not its own.
     void close();
+    // Sessions whose caches close() frees.
+    void add(std::weak_ptr<Session> session);
 
     bool closed() const { return closed_; }
+    const HomeProcess& home() const { return home_; }
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
+        home_.check();
         std::lock_guard lock(mutex_);
         return use(open_model());
     }
@@ -31,9 +40,11 @@ class Engine {
   private:
     Model& open_model();
 
+    const HomeProcess home_;
     std::mutex mutex_;
     std::atomic<bool> closed_{false};
     std::unique_ptr<Model> model_;
+    std::vector<std::weak_ptr<Session>> sessions_;
 };
 
 }  // namespace gptoss

@@ -39,7 +39,7 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
 }
 
 std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
-    std::lock_guard lock(session_->mutex_);
+    const auto lock = session_->lock();
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
     session_->check_open();
     // The session has gone on without this stream.
@@ -123,7 +123,7 @@ void Generation::count(int token, bool generated) {
 void Generation::finish(FinishReason reason) { stats_.finish_reason = reason; }
 
 GenerationStats Generation::stats() const {
-    std::lock_guard lock(session_->mutex_);
+    const auto lock = session_->lock();
     return stats_;
 }
 

@@ -19,9 +19,20 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(
     });
 }
 
+std::shared_ptr<Session> Session::open(std::shared_ptr<Engine> engine, int64_t max_context) {
+    auto session = std::make_shared<Session>(engine, max_context);
+    engine->add(session);
+    return session;
+}
+
+std::unique_lock<std::mutex> Session::lock() const {
+    engine_->home().check();
+    return std::unique_lock(mutex_);
+}
+
 void Session::check_open() const {
-    if (!cache_) throw InvalidArgument("the session is closed");
     if (engine_->closed()) throw InvalidArgument("the model is closed");
+    if (!cache_) throw InvalidArgument("the session is closed");
 }
 
 std::vector<int> Session::checked(std::span<const int64_t> ids, int64_t more_tokens) const {
@@ -76,7 +87,7 @@ bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
 }
 
 void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -84,7 +95,7 @@ void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) 
 }
 
 void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt) {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -93,7 +104,7 @@ void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& 
 
 std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
                                               GenerateOptions options) {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     check_open();
     if (options.max_new_tokens && *options.max_new_tokens < 1)
         throw InvalidArgument(
@@ -111,28 +122,29 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
 }
 
 void Session::close() {
-    std::lock_guard lock(mutex_);
+    if (engine_->home().left()) return;
+    const auto lock = this->lock();
     cache_.reset();
     ++generation_;
 }
 
 std::vector<int> Session::tokens() const {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     return tokens_;
 }
 
 int Session::position() const {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     return static_cast<int>(tokens_.size());
 }
 
 size_t Session::cache_bytes() const {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     return cache_ ? cache_->bytes() : 0;
 }
 
 bool Session::closed() const {
-    std::lock_guard lock(mutex_);
+    const auto lock = this->lock();
     return !cache_;
 }
 

@@ -30,7 +30,9 @@ struct GenerateOptions {
 // leaves a session that goes on from what it had computed: position() says how far that is.
 class Session : public std::enable_shared_from_this<Session> {
   public:
-    // Throws InvalidArgument if max_context is not in 1 to the model's own.
+    // A session the engine knows. Throws InvalidArgument if max_context is not in 1 to the
+    // model's own.
+    static std::shared_ptr<Session> open(std::shared_ptr<Engine> engine, int64_t max_context);
     Session(std::shared_ptr<Engine> engine, int64_t max_context);
 
     // Appends the tokens and computes their keys and values.
@@ -53,6 +55,8 @@ class Session : public std::enable_shared_from_this<Session> {
     friend class Generation;
     using Cancelled = std::function<bool()>;
 
+    // Throws DeviceError in a forked child.
+    std::unique_lock<std::mutex> lock() const;
     void check_open() const;
     std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;
     // Appends ids and computes all that is not; `out` takes the logits of the last `outputs` rows.
