@@ -1,6 +1,6 @@
 """Time whole generations: load, time to first token, decode and prefill tokens a second.
 
-python bench/generate.py [CHECKPOINT|20b|120b|tiny] [--prompts 16,128,512] [--new-tokens 32] [--json]
+python bench/generate.py [CHECKPOINT|20b|120b|tiny] [--prompts 16,128,512] [--json]
 
 Prompts are random ids, decoding is greedy without stop ids. The decode rate is that of the tokens
 after the first; its share is of the read rate measured in the same run.

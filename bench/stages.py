@@ -43,7 +43,8 @@ def print_line(line):
     print(
         f"{line['stage']:17} tokens={line['tokens']:<4} {context:15} "
         f"{line['seconds'] * 1e6:10.1f} us {line['bytes_per_s'] / 1e9:8.2f} GB/s "
-        f"{line['share_of_read'] * 100:4.0f} % of read {line['operations_per_s'] / 1e9:8.1f} GFLOP/s"
+        f"{line['share_of_read'] * 100:4.0f} % of read "
+        f"{line['operations_per_s'] / 1e9:8.1f} GFLOP/s"
     )
 
 

@@ -1,9 +1,10 @@
 """gpt-oss-20b and gpt-oss-120b inside your own process: hand-written kernels, no torch."""
 
-from ._core import CheckpointError, DeviceError, Error, InvalidArgument, OutOfMemory, Sampling
+from ._core import CheckpointError, DeviceError, Error, InvalidArgument, OutOfMemory
 from .checkpoint import Checkpoint, read_checkpoint
 from .machine import info, plan
 from .model import Model
+from .sampling import Sampling
 from .session import Session, Stats, Stream, Token
 from .tokenizer import StreamDecoder, Tokenizer
 

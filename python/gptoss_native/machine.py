@@ -71,7 +71,10 @@ def plan(
     out["fits"] = None if available is None else out["total_bytes"] <= available
     if measure:
         rate = _read_rate(threads)
-        for limit, count in (("", "decode_bytes"), ("_at_max_context", "decode_bytes_at_max_context")):
+        for limit, count in (
+            ("", "decode_bytes"),
+            ("_at_max_context", "decode_bytes_at_max_context"),
+        ):
             out["decode_limit_tokens_per_s" + limit] = None if rate is None else rate / out[count]
         out["read_rate"] = rate
     return out

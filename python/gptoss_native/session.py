@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -109,27 +110,28 @@ class Session:
         ids: Iterable[SupportsIndex] = (),
         *,
         max_new_tokens: int | None = None,
-        sampling: _core.Sampling | None = None,
+        sampling: Sampling | None = None,
         stop_ids: Iterable[SupportsIndex] | None = None,
     ) -> Stream:
         """Append the ids and generate after them, until a stop id, which is the last token given.
 
         max_new_tokens: as many as the context holds. sampling: the model's distribution
         unchanged. stop_ids: the checkpoint's own; [] for none. Generated tokens belong to the
-        session. Everything is checked here, before any work: raises InvalidArgument, also when
+        session. Work begins when the first token is asked for: ids of a stream that nobody reads
+        are not appended. Everything is checked here, before any work: raises InvalidArgument, also when
         ids and max_new_tokens do not fit the context.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
         if sampling is None:
-            sampling = _core.Sampling()
-        elif not isinstance(sampling, _core.Sampling):
+            sampling = Sampling()
+        elif not isinstance(sampling, Sampling):
             raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
         return Stream(
             self._core.generate(
                 _checked("ids", ids),
                 max_new_tokens=max_new_tokens,
-                sampling=sampling,
+                sampling=sampling.native(),
                 stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
             )
         )
