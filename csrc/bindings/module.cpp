@@ -128,6 +128,8 @@ PYBIND11_MODULE(_core, m) {
     bind_model(m);
     bind_stages(m);
     m.def("cpu_info", &cpu_info, "What this machine's processor offers and which kernels run.");
+    m.def("available_memory", &available_memory,
+          "Bytes this machine could still give; 0 where it does not say.");
     m.def("measure_read_rate", &measure_read_rate, py::arg("bytes"), py::arg("threads") = 0,
           py::call_guard<ReleaseGil>(),
           "Bytes a second that all threads read from memory without arithmetic, best of three.");

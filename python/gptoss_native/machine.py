@@ -17,18 +17,6 @@ def info() -> dict[str, Any]:
     return {"cpu": _core.cpu_info(), "cuda": "not in this build"}
 
 
-def available_bytes() -> int | None:
-    """Return the bytes of memory this machine could give now, None where it does not say."""
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
 def plan(
     path: str | os.PathLike[str] | Mapping[str, Any],
     *,
@@ -48,7 +36,9 @@ def plan(
     available_bytes (of this machine now), fits; decode_bytes read by a token at the start and
     decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory; takes
     about a second and 1 GiB) and the limits it sets, decode_limit_tokens_per_s and the same
-    _at_max_context: None where that memory could not be had. Raises CheckpointError or InvalidArgument.
+    _at_max_context: None where that memory could not be had.
+
+    Raises CheckpointError or InvalidArgument.
     """
     if isinstance(path, Mapping):
         config = parse_config(path)
@@ -56,26 +46,25 @@ def plan(
         config = named_shape(str(path))
     else:
         config = read_checkpoint(path).config
-    limit = config["max_context"] if max_context is None else max_context
+    if max_context is None:
+        max_context = config["max_context"]
     out: dict[str, Any] = _core.plan(
         config,
         device=device,
         dense=dense,
         precision=precision,
         threads=threads,
-        max_context=limit,
+        max_context=max_context,
     )
-    out["max_context"] = limit
+    out["max_context"] = max_context
     out["total_bytes"] = out["weight_bytes"] + out["scratch_bytes"] + out["cache_bytes"]
-    out["available_bytes"] = available = available_bytes()
+    out["available_bytes"] = available = _core.available_memory() or None
     out["fits"] = None if available is None else out["total_bytes"] <= available
     if measure:
         rate = _read_rate(threads)
-        for limit, count in (
-            ("", "decode_bytes"),
-            ("_at_max_context", "decode_bytes_at_max_context"),
-        ):
-            out["decode_limit_tokens_per_s" + limit] = None if rate is None else rate / out[count]
+        for where in ("", "_at_max_context"):
+            limit = None if rate is None else rate / out["decode_bytes" + where]
+            out["decode_limit_tokens_per_s" + where] = limit
         out["read_rate"] = rate
     return out
 

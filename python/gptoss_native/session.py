@@ -118,8 +118,9 @@ class Session:
         max_new_tokens: as many as the context holds. sampling: the model's distribution
         unchanged. stop_ids: the checkpoint's own; [] for none. Generated tokens belong to the
         session. Work begins when the first token is asked for: ids of a stream that nobody reads
-        are not appended. Everything is checked here, before any work: raises InvalidArgument, also when
-        ids and max_new_tokens do not fit the context.
+        are not appended. Everything is checked here, before any work.
+
+        Raises InvalidArgument, also when ids and max_new_tokens do not fit the context.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
