@@ -2,7 +2,7 @@
 
 import gptoss_native as gn
 import pytest
-from gptoss_native.machine import available_bytes
+from gptoss_native._core import available_memory
 
 STAGES = ["embed", "qkv", "attention", "attn_out", "router"]
 STAGES += ["moe_up", "moe_down", "logits", "sample"]
@@ -89,7 +89,7 @@ def test_a_measured_plan_gives_the_limits_that_the_read_rate_sets():
 
 
 def test_available_memory_is_less_than_all_of_it():
-    assert 0 < available_bytes() < 2**50
+    assert 0 < available_memory() < 2**50
 
 
 @pytest.mark.parametrize(
