@@ -95,7 +95,7 @@ double sum_exp(const float* x, int n, float max) {
 uint64_t read(const std::byte* data, size_t bytes) {
     uint64_t all = 0;
     for (size_t i = 0; i < bytes; i += 256) {
-        prefetch(data + i + kPrefetchBytes);
+        for (int line = 0; line < 256; line += 64) stream(data + i + line);
         all |= read_256(data + i);
     }
     return all;

@@ -166,7 +166,8 @@ inline F32x16 fp4(I32x16 x) {
     return {half(x.a), half(x.b)};
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l1(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // 16 rows x 32 columns as bytes: vectors 2 j and 2 j + 1 hold columns 4 j to 4 j + 3.
 struct ByteTile {

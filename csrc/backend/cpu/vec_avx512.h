@@ -93,7 +93,8 @@ inline F32x16 fp4(I32x16 a) {
     return {_mm512_permutexvar_ps(a.v, values)};
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l1(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // 16 rows x 32 columns as unsigned bytes: vector j holds columns 4 j to 4 j + 3 of each row.
 struct ByteTile {
@@ -120,10 +121,13 @@ inline ByteTile load_mxfp4(const void* p) {
     }
     return tile;
 }
+// Four bytes, read where they lie so that the load itself does the broadcast: by way of a general
+// register it would take the port that the dot products need.
+using Word [[gnu::may_alias]] = int;
+
 // start + sum over the 32 columns of byte * x, exact.
 inline I32x16 dot(const ByteTile& tile, const int8_t* x, I32x16 start) {
-    int words[8];
-    __builtin_memcpy(words, x, sizeof words);
+    const auto* words = reinterpret_cast<const Word*>(x);
     for (int j = 0; j < 8; ++j)
         start.v = _mm512_dpbusd_epi32(start.v, tile.v[j], _mm512_set1_epi32(words[j]));
     return start;

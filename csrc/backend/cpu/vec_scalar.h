@@ -173,7 +173,8 @@ inline F32x16 fp4(const I32x16& a) {
     return lanes<F32x16>([&](int i) { return values[a.v[i] & 15]; });
 }
 
-inline void prefetch(const void*) {}
+inline void prefetch_l1(const void*) {}
+inline void prefetch_l2(const void*) {}
 
 // 16 rows x 32 columns as bytes: [8][16 rows][4 columns].
 struct ByteTile {
