@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from . import _core
 from .checkpoint import parse_config, read_checkpoint
+from .closing import Closing
 from .session import Session
 from .shapes import named_shape
 from .tokenizer import Tokenizer
@@ -16,7 +16,7 @@ from .tokenizer import Tokenizer
 Progress = Callable[[int, int], None]
 
 
-class Model:
+class Model(Closing):
     """Weights placed for one device. Made by `load`, `random` or `demo`; closed by `close`.
 
     Safe to share by threads: the sessions' steps take turns. A context manager.
@@ -154,17 +154,6 @@ class Model:
     @property
     def closed(self) -> bool:
         return self._core.closed
-
-    def __enter__(self) -> "Model":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def demo_path() -> Path:

@@ -3,13 +3,13 @@
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .closing import Closing
 from .sampling import Sampling
 
 
@@ -94,7 +94,7 @@ class Stream:
         return Stats(**self._core.stats())
 
 
-class Session:
+class Session(Closing):
     """A conversation: the tokens so far and their keys and values. Made by `Model.session`.
 
     Calls may come from any thread and wait for each other. After a call that fails or is
@@ -174,14 +174,3 @@ class Session:
     @property
     def closed(self) -> bool:
         return self._core.closed()
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

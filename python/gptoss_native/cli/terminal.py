@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 _LONGEST = 1000
 _BAR_CELLS = 20
@@ -26,7 +25,7 @@ def gibibytes(count: int) -> str:
     return f"{count / 2**30:.{2 if count >= 2**30 else 4}f} GiB"
 
 
-class LoadingBar:
+class LoadingBar(Closing):
     """Shows how far a model is loaded, on a terminal only; gone after the `with` block."""
 
     def __init__(self) -> None:
@@ -45,14 +44,6 @@ class LoadingBar:
         self._width = len(line)
         print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "LoadingBar":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._width:
             print(f"\r{' ' * self._width}\r", end="", file=sys.stderr, flush=True)
