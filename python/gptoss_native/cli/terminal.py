@@ -3,6 +3,8 @@
 import sys
 import time
 
+from ..closing import Closing
+
 _LONGEST = 1000
 _BAR_CELLS = 20
 _REDRAW_S = 0.05
