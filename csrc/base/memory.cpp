@@ -17,6 +17,8 @@ constexpr size_t kPage = 4096;
 
 Memory::Memory(size_t bytes, const std::string& purpose) : size_(bytes) {
     if (bytes == 0) return;
+    if (bytes > SIZE_MAX / 2)
+        throw OutOfMemory(message("cannot have ", bytes, " bytes for ", purpose));
     const bool huge = bytes >= kHugePage;
     mapping_bytes_ = round_up(bytes, kPage) + (huge ? kHugePage : 0);
     mapping_ =

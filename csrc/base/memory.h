@@ -22,10 +22,6 @@ class Memory {
 
     std::byte* data() const { return data_; }
     size_t size() const { return size_; }
-    template <class T>
-    T* as() const {
-        return reinterpret_cast<T*>(data_);
-    }
 
   private:
     void swap(Memory& other) noexcept {

@@ -75,12 +75,15 @@ int usable_processors() {
 ThreadPool::ThreadPool(int threads) : sleep_(std::make_unique<Sleep>()) {
     if (threads < 0 || threads > kMostThreads)
         throw InvalidArgument(message("threads is ", threads, ", wanted 1 to ", kMostThreads));
-    if (threads == 0) threads = usable_processors();
+    if (threads == 0) threads = std::min(usable_processors(), kMostThreads);
     try {
         for (int i = 1; i < threads; ++i) sleep_->workers.emplace_back([this, i] { work(i); });
     } catch (const std::system_error& e) {
         stop();
         throw OutOfMemory(message("cannot start ", threads, " threads: ", e.what()));
+    } catch (...) {
+        stop();
+        throw;
     }
 }
 

@@ -1,6 +1,4 @@
 // Model: loading, random weights, the memory plan.
-#include <pybind11/functional.h>
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,7 +6,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/numbers.h"
-#include "weights/mapped_source.h"
+#include "weights/file_source.h"
 #include "weights/random_source.h"
 
 namespace py = pybind11;
@@ -120,7 +118,7 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
     std::vector<TensorSpec> specs;
     for (const auto& [name, dtype, shape, file, offset] : tensors)
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
-    const MappedSource source(files, specs);
+    const FileSource source(files, specs);
     ModelConfig config;
     try {
         config = to_config(config_dict);
@@ -137,7 +135,7 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::objec
                                     const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
-    const RandomSource source(config, to_seed(seed));
+    const RandomSource source(to_seed(seed));
     const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
     return place(config, source, tensors, options, progress);
 }

@@ -88,8 +88,9 @@ StageRunner::Floats StageRunner::qkv(int layer, const Floats& x, const Positions
 
 StageRunner::Floats StageRunner::cached(int layer, SequencePosition at) const {
     const ModelConfig& c = model_.config();
+    check(layer, {0}, 1, "layer");
     const Row row = rows({at}, 1)[0];
-    const KvLayer& kv = model_.kv().layers.at(layer);
+    const KvLayer& kv = model_.kv().layers[layer];
     Floats out;
     for (bool value : {false, true}) {
         for (int head = 0; head < c.kv_heads; ++head) {

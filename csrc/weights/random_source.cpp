@@ -29,8 +29,7 @@ double normal_quantile(double p) {
 
 }  // namespace
 
-RandomSource::RandomSource(const ModelConfig& config, uint64_t seed)
-    : config_(config), seed_(seed), quantiles_(kQuantiles) {
+RandomSource::RandomSource(uint64_t seed) : seed_(seed), quantiles_(kQuantiles) {
     for (int i = 0; i < kQuantiles; ++i)
         quantiles_[i] = static_cast<float>(normal_quantile((i + 0.5) / kQuantiles));
 }
@@ -48,8 +47,7 @@ RandomSource::Spread RandomSource::spread(const TensorSpec& tensor) const {
     return {0.0, ends("lm_head.weight") || ends("router.weight") ? 2 * unit : unit};
 }
 
-void RandomSource::read(const TensorRange& range, bool,
-                        const std::function<void(const std::byte*)>& use) const {
+void RandomSource::read(const TensorRange& range, bool, std::byte* out) const {
     const TensorSpec& tensor = *range.tensor;
     const uint64_t begin = range.begin, size = range.size;
     const uint64_t key = name_key(tensor.name, seed_);
@@ -83,7 +81,7 @@ void RandomSource::read(const TensorRange& range, bool,
     } else {
         for (uint64_t i = first; i < last; ++i) buffer[i - first] = random_bits(key, i);
     }
-    use(reinterpret_cast<const std::byte*>(buffer.data()) + begin % 8);
+    std::memcpy(out, reinterpret_cast<const std::byte*>(buffer.data()) + begin % 8, size);
 }
 
 }  // namespace gptoss

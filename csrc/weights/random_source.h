@@ -1,11 +1,9 @@
 // Random weights of a given shape, made as they are read: a model to time without a download.
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
-#include "weights/config.h"
 #include "weights/tensor_source.h"
 
 namespace gptoss {
@@ -14,10 +12,9 @@ class RandomSource final : public TensorSource {
   public:
     // Normal weights of the variance 1 / fan-in, so that activations stay of order one; blocks
     // uniform. Each value depends on the seed, the tensor's name and its index alone.
-    RandomSource(const ModelConfig& config, uint64_t seed);
+    explicit RandomSource(uint64_t seed);
 
-    void read(const TensorRange& range, bool keep_cached,
-              const std::function<void(const std::byte*)>& use) const override;
+    void read(const TensorRange& range, bool keep_cached, std::byte* out) const override;
     std::string folder() const override { return "(random)"; }
     std::string file_name(const TensorSpec&) const override { return "(random)"; }
 
@@ -27,7 +24,6 @@ class RandomSource final : public TensorSource {
     };
     Spread spread(const TensorSpec& tensor) const;
 
-    ModelConfig config_;
     uint64_t seed_;
     std::vector<float> quantiles_;  // [4096] of the standard normal distribution
 };

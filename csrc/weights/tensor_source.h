@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,11 +35,9 @@ class TensorSource {
   public:
     virtual ~TensorSource() = default;
 
-    // Calls use(data) with the range's bytes, valid until use returns; after it they leave the
-    // process's memory, and the system's file cache too unless keep_cached. Safe to call from
-    // several threads.
-    virtual void read(const TensorRange& range, bool keep_cached,
-                      const std::function<void(const std::byte*)>& use) const = 0;
+    // Fills out, aligned for any dtype, with the range's bytes. The system's file cache drops them
+    // unless keep_cached. Safe to call from several threads.
+    virtual void read(const TensorRange& range, bool keep_cached, std::byte* out) const = 0;
     // Says that the range will be read soon.
     virtual void expect(const TensorRange&) const {}
     // Where all of it lies, for messages.

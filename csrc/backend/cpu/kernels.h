@@ -12,9 +12,10 @@
 namespace gptoss::cpu {
 
 constexpr int kPanelRows = 16;
-constexpr int kBlock = 32;  // columns that share a scale
+constexpr int kMostProductRows = 8;  // activation rows that any product takes at once
+constexpr int kBlock = 32;           // columns that share a scale
 
-inline int panel_count(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+static inline int panel_count(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
 
 // Bytes of one panel: bf16 [columns / 2][16 rows][2]; int8 [columns / 4][16][4], value + 128;
 // MXFP4 [columns / 8][16][4 bytes], byte b holding column b low and column b + 4 high.
@@ -35,7 +36,7 @@ struct BlockRow {
 };
 
 // Carves a BlockRow out of 4 * columns bytes, the size of the same row in float32.
-inline BlockRow block_row(const void* row, int columns) {
+static inline BlockRow block_row(const void* row, int columns) {
     auto* bytes = static_cast<int8_t*>(const_cast<void*>(row));
     auto* scale = reinterpret_cast<float*>(bytes + 2 * columns);
     auto* sums = reinterpret_cast<int32_t*>(scale + columns / kBlock);

@@ -10,6 +10,7 @@ namespace {
 
 }  // namespace
 
+static_assert(kMaxRows <= kMostProductRows);
 const Kernels kKernels = {
     kIsa,
     kMaxRows,

@@ -22,7 +22,9 @@ void choose_experts(const float* score, int experts, int top_k, int* expert, flo
     float total = 0;
     for (int slot = 0; slot < top_k; ++slot)
         total += weight[slot] = std::exp(score[expert[slot]] - score[expert[0]]);
-    for (int slot = 0; slot < top_k; ++slot) weight[slot] /= total;
+    float poison = 0;  // NaN where a score is not finite: the choice means nothing then
+    for (int e = 0; e < experts; ++e) poison += score[e] - score[e];
+    for (int slot = 0; slot < top_k; ++slot) weight[slot] = weight[slot] / total + poison;
 }
 
 constexpr int kMostExperts = 128;
@@ -103,9 +105,10 @@ void CpuBackend::moe_up(const MoeUpArgs& a) {
                 float out[kMostProductRows][kPanelRows];
                 multiply_panel(product, a.weight, e, panel, x, rows, out);
                 const float* bias = a.bias + size_t(e) * 2 * a.inner + panel * kPanelRows;
-                for (int r = 0; r < rows; ++r)
-                    for (int i = 0; i < kPanelRows; ++i)
-                        (p % 2 ? up : gate)[r][p / 2 * kPanelRows + i] = out[r][i] + bias[i];
+                for (int r = 0; r < rows; ++r) {
+                    float* to = (p % 2 ? up[r] : gate[r]) + p / 2 * kPanelRows;
+                    for (int i = 0; i < kPanelRows; ++i) to[i] = out[r][i] + bias[i];
+                }
             }
             for (int r = 0; r < rows; ++r) {
                 auto* act = static_cast<std::byte*>(a.act) + size_t(pair[r]) * a.inner * 4;

@@ -9,7 +9,6 @@
 
 namespace gptoss::cpu {
 
-constexpr int kMostProductRows = 8;
 constexpr int kMostStepRows = 1024;
 
 // out[row][lane] of one panel, rows at most kMostProductRows.

@@ -40,10 +40,20 @@ bf16 round_block(const float* w, uint8_t* q, SquaredError& squared) {
     float lanes[8] = {};
     for (int i = 0; i < kBlock; ++i) lanes[i % 8] = std::max(lanes[i % 8], std::fabs(w[i]));
     const float largest = *std::max_element(lanes, lanes + 8);
+    float poison = 0;  // NaN where a weight is not finite: then the scale is, and every result
+    for (int i = 0; i < kBlock; ++i) poison += w[i] - w[i];
+    if (poison != 0 || largest < 1e-30f) {
+        std::fill(q, q + kBlock, uint8_t{128});
+        for (int i = 0; i < kBlock; ++i) {
+            squared.error += w[i] * w[i];
+            squared.weight += w[i] * w[i];
+        }
+        return to_bf16(poison);
+    }
     // Rounded up, so that the largest value still fits in 127 steps.
     bf16 scale = to_bf16(largest / 127);
     if (to_float(scale) * 127 < largest) ++scale.bits;
-    const float step = to_float(scale), steps = step > 0 ? 1 / step : 0;
+    const float step = to_float(scale), steps = 1 / step;
     // Adding 1.5 * 2**23 leaves no bits for a fraction: rounds to nearest.
     constexpr float kRound = 12582912.0f;
     float error[8] = {}, weight[8] = {};

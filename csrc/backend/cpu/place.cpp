@@ -146,7 +146,7 @@ class Loader {
     std::vector<std::pair<std::string, double>> dense_errors() const {
         std::vector<std::pair<std::string, double>> out;
         for (const auto& [name, sum] : errors_)
-            out.emplace_back(name, sum.weight > 0 ? std::sqrt(sum.error / sum.weight) : 0.0);
+            out.emplace_back(name, sum.weight == 0 ? 0.0 : std::sqrt(sum.error / sum.weight));
         return out;
     }
 
@@ -210,6 +210,11 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
                                                const Progress& progress) {
     auto model = std::make_unique<PlacedModel>();
     model->bytes = outline(config, dense).bytes;
+    // The system promises more memory than it has, and ends a process that takes it at its word.
+    const size_t available = available_memory();
+    if (available && model->bytes > available)
+        throw OutOfMemory(message("the weights take ", model->bytes,
+                                  " bytes, this machine can give ", available));
     model->memory = Memory(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, carver, *model);
@@ -238,18 +243,22 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
 
     // Where the machine cannot hold the files beside the model, the same first part of them stays
     // cached: left to itself the system drops, at each start, just what is to be read next.
-    const size_t available = available_memory();
     const size_t cacheable = available > model->bytes ? available - model->bytes : 0;
     const uint64_t total = tensors.bytes();
     const uint64_t kept = available && cacheable < total + kCacheMargin
                               ? cacheable > kCacheMargin ? cacheable - kCacheMargin : 0
                               : total;
+    uint64_t largest = 0;
+    for (const Job& job : loader.jobs) largest = std::max(largest, job.range.size);
+    std::vector<Memory> pieces;
+    for (int i = 0; i < pool_.threads(); ++i) pieces.emplace_back(largest, "a piece of a file");
     const auto count = static_cast<int64_t>(loader.jobs.size());
     std::atomic<uint64_t> done{0};
     pool_.run(count, [&](int64_t index, int thread) {
         const Job& job = loader.jobs[index];
         if (index + kReadAhead < count) source.expect(loader.jobs[index + kReadAhead].range);
-        source.read(job.range, done < kept, job.use);
+        source.read(job.range, done < kept, pieces[thread].data());
+        job.use(pieces[thread].data());
         const uint64_t now = done += job.range.size;
         // Only the calling thread may enter the caller's code.
         if (thread == 0 && progress) progress(now, total);

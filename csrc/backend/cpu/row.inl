@@ -11,7 +11,8 @@ inline F32x16 exp(F32x16 x) {
     const F32x16 m = to_float(n);
     const F32x16 r = fma(m, splat(2.12194440e-4f), fma(m, splat(-0.693359375f), clamped));
     F32x16 p = splat(1.0f / 720);
-    for (float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, splat(c));
+    constexpr float kCoefficients[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    for (float c : kCoefficients) p = fma(p, r, splat(c));
     return where_less(x, smallest, splat(0), p * power_of_two(n));
 }
 
@@ -33,11 +34,12 @@ constexpr float kLargest = 127 * 256;
 
 void quantize(const float* x, int n, const BlockRow& row, int first_block) {
     for (int b = 0; b < n / kBlock; ++b) {
-        const F32x16 v[2] = {load(x + kBlock * b), load(x + kBlock * b + 16)};
+        F32x16 v[2] = {load(x + kBlock * b), load(x + kBlock * b + 16)};
         const float largest = max(max(abs(v[0]), abs(v[1])));
         // Zero for finite values; a value that is not finite must not become one.
         const float poison = sum((v[0] - v[0]) + (v[1] - v[1]));
-        const F32x16 steps = splat(largest > 1e-30f ? kLargest / largest : 0.0f);
+        if (poison != 0) v[0] = v[1] = splat(0);
+        const F32x16 steps = splat(poison == 0 && largest > 1e-30f ? kLargest / largest : 0.0f);
         const int block = first_block + b;
         row.scale[block] = largest / kLargest + poison;
         I32x16 hi_sum = splat_int(0), lo_sum = splat_int(0);
@@ -81,14 +83,17 @@ float max(const float* x, int n) {
 
 double sum_exp(const float* x, int n, float max) {
     double total = 0;
-    for (int i = 0; i < n; i += 16) {
-        float tail[16];
-        const bool whole = i + 16 <= n;
-        for (int j = 0; !whole && j < 16; ++j) tail[j] = i + j < n ? x[i + j] : max - 1000;
-        const F32x16 below = load(whole ? x + i : tail) - splat(max);
-        // The second term is zero, or NaN where x is infinite or NaN.
-        total += sum(exp(below) + (below - below));
-    }
+    // The second term is zero, or NaN where x is infinite or NaN.
+    const auto weights = [&](const float* p) {
+        const F32x16 below = load(p) - splat(max);
+        return exp(below) + (below - below);
+    };
+    int i = 0;
+    for (; i + 16 <= n; i += 16) total += sum(weights(x + i));
+    float last[16] = {};
+    for (int j = 0; i + j < n; ++j) last[j] = x[i + j];
+    store(last, weights(last));
+    for (int j = 0; i + j < n; ++j) total += last[j];
     return total;
 }
 

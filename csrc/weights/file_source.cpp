@@ -1,4 +1,4 @@
-#include "weights/mapped_source.h"
+#include "weights/file_source.h"
 
 #include <filesystem>
 
@@ -10,7 +10,7 @@ namespace {
 // More than any model has; keeps the products of extents inside 64 bits.
 constexpr uint64_t kMaxElements = uint64_t{1} << 48;
 
-void check_range(const TensorSpec& tensor, const MappedFile& file) {
+void check_range(const TensorSpec& tensor, const File& file) {
     const auto refuse = [&](const std::string& what) {
         throw CheckpointError(message(file.path(), ": tensor ", tensor.name, ": ", what));
     };
@@ -31,9 +31,8 @@ void check_range(const TensorSpec& tensor, const MappedFile& file) {
 
 }  // namespace
 
-MappedSource::MappedSource(const std::vector<std::string>& files,
-                           std::span<const TensorSpec> tensors) {
-    for (const std::string& path : files) files_.push_back(std::make_unique<MappedFile>(path));
+FileSource::FileSource(const std::vector<std::string>& files, std::span<const TensorSpec> tensors) {
+    for (const std::string& path : files) files_.push_back(std::make_unique<File>(path));
     for (const TensorSpec& tensor : tensors) {
         if (tensor.file < 0 || tensor.file >= static_cast<int>(files_.size()))
             throw InvalidArgument(message("tensor ", tensor.name, ": file ", tensor.file,
@@ -42,26 +41,23 @@ MappedSource::MappedSource(const std::vector<std::string>& files,
     }
 }
 
-void MappedSource::read(const TensorRange& range, bool keep_cached,
-                        const std::function<void(const std::byte*)>& use) const {
-    const MappedFile& file = *files_[range.tensor->file];
+void FileSource::read(const TensorRange& range, bool keep_cached, std::byte* out) const {
+    const File& file = *files_[range.tensor->file];
     const uint64_t offset = range.tensor->offset + range.begin;
-    const std::byte* data = file.data(offset, range.size);
-    file.populate(offset, range.size);
-    use(data);
-    file.release(offset, range.size, keep_cached);
+    file.read(offset, range.size, out);
+    if (!keep_cached) file.forget(offset, range.size);
 }
 
-void MappedSource::expect(const TensorRange& range) const {
+void FileSource::expect(const TensorRange& range) const {
     files_[range.tensor->file]->expect(range.tensor->offset + range.begin, range.size);
 }
 
-std::string MappedSource::folder() const {
+std::string FileSource::folder() const {
     return files_.empty() ? "(no files)"
                           : std::filesystem::path(files_[0]->path()).parent_path().string();
 }
 
-std::string MappedSource::file_name(const TensorSpec& tensor) const {
+std::string FileSource::file_name(const TensorSpec& tensor) const {
     return files_[tensor.file]->path();
 }
 
