@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cfenv>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/float_environment.h"
 
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -31,19 +31,6 @@ void pause() {
     std::this_thread::yield();
 #endif
 }
-
-// A host may have changed rounding or flush-to-zero on its threads; results must not follow it.
-class DefaultFloatEnvironment {
-  public:
-    DefaultFloatEnvironment() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~DefaultFloatEnvironment() { std::fesetenv(&saved_); }
-
-  private:
-    std::fenv_t saved_;
-};
 
 template <class Ready>
 bool spin_until(Ready ready) {

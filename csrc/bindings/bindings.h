@@ -25,25 +25,47 @@ void bind_model(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 void bind_stages(pybind11::module_& m);
 
-// Releases the GIL for its life. Where the interpreter has begun to end meanwhile, the thread waits
-// for the process's end instead of taking the GIL: before 3.14 that would unwind it, and abort.
+// Taking the GIL once the interpreter has begun to end unwinds the thread and, before Python 3.14,
+// aborts the process. A thread about to take it passes here, and where the end has begun waits for
+// it instead; the end (an atexit hook) waits for those that have passed.
+class GilGate {
+  public:
+    GilGate();
+    ~GilGate();
+    static void close_at_exit(pybind11::module_& m);
+};
+
+// Releases the GIL for its life.
 class ReleaseGil {
   public:
     ReleaseGil() : state_(PyEval_SaveThread()) {}
     ~ReleaseGil() {
-        wait_if_ending();
+        const GilGate gate;
         PyEval_RestoreThread(state_);
     }
     ReleaseGil(const ReleaseGil&) = delete;
     ReleaseGil& operator=(const ReleaseGil&) = delete;
 
-    static void wait_if_ending();
-
   private:
     PyThreadState* state_;
 };
 
-// Lets a pending Ctrl-C end the work.
+// Takes the GIL for its life.
+class TakeGil {
+  public:
+    TakeGil() {
+        const GilGate gate;
+        state_ = PyGILState_Ensure();
+    }
+    ~TakeGil() { PyGILState_Release(state_); }
+    TakeGil(const TakeGil&) = delete;
+    TakeGil& operator=(const TakeGil&) = delete;
+
+  private:
+    PyGILState_STATE state_;
+};
+
+// Lets a pending Ctrl-C end the work; null off the main thread. To be called with the GIL.
 Interrupt python_signals();
 
 }  // namespace gptoss

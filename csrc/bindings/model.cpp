@@ -4,6 +4,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
+#include "base/float_environment.h"
 #include "bindings/bindings.h"
 #include "bindings/numbers.h"
 #include "weights/file_source.h"
@@ -90,12 +91,12 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
                                    const py::object& progress) {
     auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
     const Progress report = [&progress](uint64_t done, uint64_t total) {
-        ReleaseGil::wait_if_ending();
-        py::gil_scoped_acquire gil;
+        const TakeGil gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (!progress.is_none()) progress(done, total);
     };
     ReleaseGil release;
+    const DefaultFloatEnvironment environment;
     auto weights = backend->place(config, tensors, source, options.dense, report);
     return std::make_unique<LoadedModel>(std::make_shared<Engine>(
         std::make_unique<Model>(config, std::move(backend), std::move(weights))));
@@ -135,6 +136,7 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::objec
                                     const py::object& progress) {
     const Options options = to_options(device, dense, precision, threads);
     const ModelConfig config = to_config(config_dict);
+    const DefaultFloatEnvironment environment;
     const RandomSource source(to_seed(seed));
     const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
     return place(config, source, tensors, options, progress);
@@ -189,10 +191,13 @@ py::dict info(const LoadedModel& self) {
 }
 
 size_t decode_step_bytes(const LoadedModel& self, const py::object& position) {
-    const auto at = static_cast<int>(to_integer("position", position, 0, INT32_MAX));
+    const int64_t at = to_integer("position", position);
     ReleaseGil release;
     return self.engine().with_model([&](Model& model) {
-        return decode_bytes(model.config(), model.weights(), model.kv(), at);
+        const int most = model.config().max_context - 1;
+        if (at < 0 || at > most)
+            throw InvalidArgument(message("position is ", at, ", wanted 0 to ", most));
+        return decode_bytes(model.config(), model.weights(), model.kv(), static_cast<int>(at));
     });
 }
 

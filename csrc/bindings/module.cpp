@@ -4,7 +4,9 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
@@ -101,18 +103,41 @@ py::dict cpu_info() {
 
 }  // namespace
 
-void ReleaseGil::wait_if_ending() {
-#if PY_VERSION_HEX >= 0x030d0000
-    while (Py_IsFinalizing()) pause();
-#else
-    while (_Py_IsFinalizing()) pause();
-#endif
+namespace {
+
+std::atomic<bool> ending{false};
+std::atomic<int> entering{0};
+std::atomic<std::thread::id> ending_thread{};
+
+}  // namespace
+
+GilGate::GilGate() {
+    ++entering;
+    if (!ending || ending_thread.load() == std::this_thread::get_id()) return;
+    --entering;
+    for (;;) ::pause();
+}
+
+GilGate::~GilGate() { --entering; }
+
+void GilGate::close_at_exit(py::module_& m) {
+    const auto hook = py::cpp_function([] {
+        ending_thread = std::this_thread::get_id();
+        ending = true;
+        PyThreadState* state = PyEval_SaveThread();
+        while (entering > 0) std::this_thread::yield();
+        PyEval_RestoreThread(state);
+    });
+    m.attr("_close_gil_gate") = hook;
+    py::module_::import("atexit").attr("register")(hook);
 }
 
 Interrupt python_signals() {
+    // Python runs signal handlers on its main thread alone.
+    const auto main_thread = py::module_::import("threading").attr("main_thread")().attr("ident");
+    if (main_thread.cast<unsigned long>() != PyThread_get_thread_ident()) return nullptr;
     return [] {
-        ReleaseGil::wait_if_ending();
-        py::gil_scoped_acquire gil;
+        const TakeGil gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     };
 }
@@ -123,6 +148,7 @@ PYBIND11_MODULE(_core, m) {
     using namespace gptoss;
     m.doc() = "The native part of gptoss_native.";
     bind_errors(m);
+    GilGate::close_at_exit(m);
     bind_sampling(m);
     bind_session(m);
     bind_model(m);

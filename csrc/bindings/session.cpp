@@ -15,12 +15,23 @@ namespace {
 using Ids = std::vector<int64_t>;
 
 py::array_t<float> logits(Session& self, const Ids& ids) {
+    {
+        ReleaseGil release;
+        self.check(ids);
+    }
     py::array_t<float> out(
         {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(self.vocab_size())});
     float* data = out.mutable_data();
+    const Interrupt signals = python_signals();
     ReleaseGil release;
-    self.logits(ids, data, python_signals());
+    self.logits(ids, data, signals);
     return out;
+}
+
+void prefill(Session& self, const Ids& ids) {
+    const Interrupt signals = python_signals();
+    ReleaseGil release;
+    self.prefill(ids, signals);
 }
 
 std::shared_ptr<Generation> generate(Session& self, const Ids& ids,
@@ -61,8 +72,9 @@ py::dict stats(const Generation& self) {
 py::object next(Generation& self) {
     std::optional<GeneratedToken> token;
     {
+        const Interrupt signals = python_signals();
         ReleaseGil release;
-        token = self.next(python_signals());
+        token = self.next(signals);
     }
     if (!token) return py::none();
     py::tuple top(token->top_logprobs.size());
@@ -116,17 +128,15 @@ void bind_session(py::module_& m) {
         .def("cancel", &Generation::cancel)
         .def("stats", &stats);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")
-        .def(
-            "prefill", [](Session& self, const Ids& ids) { self.prefill(ids, python_signals()); },
-            py::arg("ids"), release)
+        .def("prefill", &prefill, py::arg("ids"))
         .def("logits", &logits, py::arg("ids"))
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), release)
         .def("close", &Session::close, release)
         .def("tokens", &Session::tokens, release)
-        .def("position", &Session::position, release)
+        .def("position", &Session::position)
         .def("cache_bytes", &Session::cache_bytes, release)
-        .def("closed", &Session::closed, release)
+        .def("closed", &Session::closed)
         .def_property_readonly("max_context", &Session::max_context);
 }
 

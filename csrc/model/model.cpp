@@ -43,11 +43,12 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
     buffers_ = carve(config, carver);
 }
 
-void Model::forward(std::span<const Row> rows) {
+void Model::forward(std::span<const Row> rows, const Interrupt& interrupt) {
     const int tokens = static_cast<int>(rows.size());
     const StepBuffers& b = buffers_;
     embed(rows, b.x);
     for (int layer = 0; layer < config_.layers; ++layer) {
+        if (interrupt) interrupt();
         qkv(layer, rows, b.x, b.q);
         attention(layer, rows, b.q, b.attention);
         attn_out(layer, tokens, b.attention, b.x);

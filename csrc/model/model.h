@@ -1,6 +1,7 @@
 // The network: the order of the stages, and the buffers between them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -24,6 +25,9 @@ struct StepBuffers {
     int* expert;       // [kStepRows, top_k]
 };
 
+// Called now and then from the thread that computes; what it throws ends the work there.
+using Interrupt = std::function<void()>;
+
 class Model {
   public:
     Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
@@ -34,8 +38,9 @@ class Model {
     const PlacedModel& weights() const { return *weights_; }
     Backend& backend() { return *backend_; }
 
-    // Runs all layers over at most kStepRows rows, writing their keys and values.
-    void forward(std::span<const Row> rows);
+    // Runs all layers over at most kStepRows rows, writing their keys and values. What interrupt
+    // throws between two layers ends it; the same rows may be run again.
+    void forward(std::span<const Row> rows, const Interrupt& interrupt);
     // After forward: logits [which.size(), vocab] of the rows named.
     void logits(std::span<const int> which, float* out) { logits(buffers_.x, which, out); }
 

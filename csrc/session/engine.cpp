@@ -6,15 +6,26 @@
 namespace gptoss {
 
 Model& Engine::open_model() {
-    if (!model_) throw InvalidArgument("the model is closed");
+    if (closed_) throw InvalidArgument("the model is closed");
     return *model_;
 }
 
-void Engine::step(std::span<const Row> rows, std::span<const int> which, float* out) {
-    with_model([&](Model& model) {
-        model.forward(rows);
-        if (!which.empty()) model.logits(which, out);
-    });
+void Engine::step(std::span<const Row> rows, std::span<const int> which, float* out,
+                  const Interrupt& interrupt) {
+    const auto pause = [&] {
+        if (interrupt) interrupt();
+        if (closed_) throw InvalidArgument("the model is closed");
+    };
+    try {
+        with_model([&](Model& model) {
+            model.forward(rows, pause);
+            if (!which.empty()) model.logits(which, out);
+        });
+    } catch (...) {
+        // Closed by a signal handler of this very thread, which had to leave it to us.
+        if (closed_) close();
+        throw;
+    }
 }
 
 void Engine::sample(const SampleArgs& args) {
@@ -22,17 +33,18 @@ void Engine::sample(const SampleArgs& args) {
 }
 
 void Engine::add(std::weak_ptr<Session> session) {
-    std::lock_guard lock(mutex_);
+    const auto lock = mutex_.lock();
     std::erase_if(sessions_, [](const auto& known) { return known.expired(); });
     sessions_.push_back(std::move(session));
 }
 
 void Engine::close() {
-    if (home_.left()) return;
+    if (mutex_.home().left()) return;
+    closed_ = true;
+    if (mutex_.mine()) return;
     std::vector<std::weak_ptr<Session>> sessions;
     {
-        std::lock_guard lock(mutex_);
-        closed_ = true;
+        const auto lock = mutex_.lock();
         model_.reset();
         sessions.swap(sessions_);
     }

@@ -3,11 +3,11 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
-#include "base/process.h"
+#include "base/float_environment.h"
+#include "base/owned_mutex.h"
 #include "model/model.h"
 
 namespace gptoss {
@@ -19,29 +19,30 @@ class Engine {
     explicit Engine(std::unique_ptr<Model> model) : model_(std::move(model)) {}
 
     // Computes the rows and writes the logits [which.size(), vocab] of those named to `out`.
-    void step(std::span<const Row> rows, std::span<const int> which, float* out);
+    // interrupt is called between the layers.
+    void step(std::span<const Row> rows, std::span<const int> which, float* out,
+              const Interrupt& interrupt);
     void sample(const SampleArgs& args);
-    // Frees the weights and the caches of all sessions. Later calls throw InvalidArgument. Does
-    // nothing in a forked child, whose memory is not its own.
+    // Frees the weights and the caches of all sessions; from within a step of this thread, when
+    // the step ends. Later calls throw InvalidArgument. Does nothing in a forked child, whose
+    // memory is not its own.
     void close();
     // Sessions whose caches close() frees.
     void add(std::weak_ptr<Session> session);
 
     bool closed() const { return closed_; }
-    const HomeProcess& home() const { return home_; }
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
-        home_.check();
-        std::lock_guard lock(mutex_);
+        const auto lock = mutex_.lock();
+        const DefaultFloatEnvironment environment;
         return use(open_model());
     }
 
   private:
     Model& open_model();
 
-    const HomeProcess home_;
-    std::mutex mutex_;
+    OwnedMutex mutex_;
     std::atomic<bool> closed_{false};
     std::unique_ptr<Model> model_;
     std::vector<std::weak_ptr<Session>> sessions_;

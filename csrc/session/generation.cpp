@@ -39,7 +39,7 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
 }
 
 std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
-    const auto lock = session_->lock();
+    const auto lock = session_->mutex_.lock();
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
     session_->check_open();
     // The session has gone on without this stream.
@@ -55,9 +55,13 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     }
     GeneratedToken token = choose();
     session_->tokens_.push_back(token.id);
+    session_->set_size(session_->tokens_.size());
     if (needs_counts(sampling_)) count(token.id, true);
-    ++stats_.generated_tokens;
-    (first ? stats_.ttft_s : stats_.decode_s) += seconds_since(start);
+    {
+        std::lock_guard stats_lock(stats_mutex_);
+        ++stats_.generated_tokens;
+        (first ? stats_.ttft_s : stats_.decode_s) += seconds_since(start);
+    }
     if (std::find(stop_ids_.begin(), stop_ids_.end(), token.id) != stop_ids_.end())
         finish(FinishReason::kStop);
     else if (stats_.generated_tokens == most_tokens_)
@@ -77,19 +81,25 @@ bool Generation::advance(const Interrupt& interrupt) {
         // Nothing new: the last position is computed again, to the same bits, for its logits.
         const int total = static_cast<int>(session_->tokens_.size());
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
-        stats_.cached_tokens = session_->computed_;
-        stats_.prefilled_tokens = total + static_cast<int>(prompt_.size()) - session_->computed_;
     }
     logits_.resize(session_->vocab_size_);
     const std::vector<int> prompt = std::exchange(prompt_, {});
+    const int cached = session_->computed_;
+    bool whole = false;
     try {
-        return session_->compute(prompt, logits_.data(), 1, interrupt,
-                                 [this] { return cancelled_.load(); });
+        whole = session_->compute(prompt, logits_.data(), 1, interrupt,
+                                  [this] { return cancelled_.load(); });
     } catch (...) {
         // What was computed stays; this stream cannot know where it would go on.
         finish(FinishReason::kCancelled);
         throw;
     }
+    if (stats_.generated_tokens == 0) {
+        std::lock_guard stats_lock(stats_mutex_);
+        stats_.cached_tokens = cached;
+        stats_.prefilled_tokens = session_->computed_ - cached;
+    }
+    return whole;
 }
 
 GeneratedToken Generation::choose() {
@@ -120,10 +130,13 @@ void Generation::count(int token, bool generated) {
     if (generated) ++seen_[place->second].generated;
 }
 
-void Generation::finish(FinishReason reason) { stats_.finish_reason = reason; }
+void Generation::finish(FinishReason reason) {
+    std::lock_guard stats_lock(stats_mutex_);
+    stats_.finish_reason = reason;
+}
 
 GenerationStats Generation::stats() const {
-    const auto lock = session_->lock();
+    std::lock_guard stats_lock(stats_mutex_);
     return stats_;
 }
 

@@ -61,6 +61,8 @@ class Generation {
     std::vector<float> logits_;     // [vocab]
     std::vector<TokenCount> seen_;  // kept only when a penalty needs it
     std::unordered_map<int, size_t> seen_index_;
+    // Written under the session's mutex, read without waiting for a step.
+    mutable std::mutex stats_mutex_;
     GenerationStats stats_;
 };
 

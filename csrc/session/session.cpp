@@ -6,6 +6,11 @@
 #include "session/generation.h"
 
 namespace gptoss {
+namespace {
+
+constexpr int kShortStepRows = 8;
+
+}  // namespace
 
 Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(std::move(engine)) {
     engine_->with_model([&](Model& model) {
@@ -25,14 +30,9 @@ std::shared_ptr<Session> Session::open(std::shared_ptr<Engine> engine, int64_t m
     return session;
 }
 
-std::unique_lock<std::mutex> Session::lock() const {
-    engine_->home().check();
-    return std::unique_lock(mutex_);
-}
-
 void Session::check_open() const {
     if (engine_->closed()) throw InvalidArgument("the model is closed");
-    if (!cache_) throw InvalidArgument("the session is closed");
+    if (closing_) throw InvalidArgument("the session is closed");
 }
 
 std::vector<int> Session::checked(std::span<const int64_t> ids, int64_t more_tokens) const {
@@ -52,21 +52,28 @@ std::vector<int> Session::checked(std::span<const int64_t> ids, int64_t more_tok
     return {ids.begin(), ids.end()};
 }
 
+void Session::set_size(size_t tokens) {
+    tokens_.resize(tokens);
+    position_ = static_cast<int>(tokens);
+}
+
 bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
                       const Interrupt& interrupt, const Cancelled& cancelled) {
+    struct Cancel {};
+    int count = 0;
+    const auto pause = [&] {
+        // A short step's caller sees to signals itself, in less time than taking the GIL may need.
+        if (interrupt && count > kShortStepRows) interrupt();
+        check_open();
+        if (cancelled && cancelled()) throw Cancel();
+    };
     const size_t before = tokens_.size();
     tokens_.insert(tokens_.end(), ids.begin(), ids.end());
     const int total = static_cast<int>(tokens_.size());
     const int first_output = total - static_cast<int>(outputs);
-    bool whole = true;
     try {
         while (computed_ < total) {
-            if (interrupt) interrupt();
-            if (cancelled && cancelled()) {
-                whole = false;
-                break;
-            }
-            const int count = std::min(kStepRows, total - computed_);
+            count = std::min(kStepRows, total - computed_);
             cache_->reserve(computed_ + count);
             std::vector<Row> rows;
             std::vector<int> which;
@@ -74,20 +81,30 @@ bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
                 rows.push_back({tokens_[computed_ + i], computed_ + i, &cache_->view()});
                 if (computed_ + i >= first_output) which.push_back(i);
             }
-            engine_->step(rows, which, out);
+            engine_->step(rows, which, out, pause);
             if (out) out += which.size() * vocab_size_;
             computed_ += count;
         }
+    } catch (const Cancel&) {
+        set_size(std::max<size_t>(before, computed_));
+        return false;
     } catch (...) {
-        tokens_.resize(std::max<size_t>(before, computed_));
+        set_size(std::max<size_t>(before, computed_));
+        if (closing_) cache_.reset();
         throw;
     }
-    if (!whole) tokens_.resize(std::max<size_t>(before, computed_));
-    return whole;
+    set_size(total);
+    return true;
+}
+
+void Session::check(std::span<const int64_t> ids) const {
+    const auto lock = mutex_.lock();
+    check_open();
+    checked(ids, 0);
 }
 
 void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) {
-    const auto lock = this->lock();
+    const auto lock = mutex_.lock();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -95,7 +112,7 @@ void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) 
 }
 
 void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt) {
-    const auto lock = this->lock();
+    const auto lock = mutex_.lock();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -104,7 +121,7 @@ void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& 
 
 std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
                                               GenerateOptions options) {
-    const auto lock = this->lock();
+    const auto lock = mutex_.lock();
     check_open();
     if (options.max_new_tokens && *options.max_new_tokens < 1)
         throw InvalidArgument(
@@ -122,30 +139,22 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
 }
 
 void Session::close() {
-    if (engine_->home().left()) return;
-    const auto lock = this->lock();
+    if (mutex_.home().left()) return;
+    closing_ = true;
+    if (mutex_.mine()) return;
+    const auto lock = mutex_.lock();
     cache_.reset();
     ++generation_;
 }
 
 std::vector<int> Session::tokens() const {
-    const auto lock = this->lock();
+    const auto lock = mutex_.lock();
     return tokens_;
 }
 
-int Session::position() const {
-    const auto lock = this->lock();
-    return static_cast<int>(tokens_.size());
-}
-
 size_t Session::cache_bytes() const {
-    const auto lock = this->lock();
+    const auto lock = mutex_.lock();
     return cache_ ? cache_->bytes() : 0;
-}
-
-bool Session::closed() const {
-    const auto lock = this->lock();
-    return !cache_;
 }
 
 }  // namespace gptoss

@@ -15,9 +15,6 @@
 
 namespace gptoss {
 
-// Called between steps; what it throws ends the work there.
-using Interrupt = std::function<void()>;
-
 class Generation;
 
 struct GenerateOptions {
@@ -41,13 +38,16 @@ class Session : public std::enable_shared_from_this<Session> {
     void logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt);
     // Checks everything; the work is done by the generation's next().
     std::shared_ptr<Generation> generate(std::span<const int64_t> ids, GenerateOptions options);
-    // Frees the cache. Later calls throw InvalidArgument.
+    // Frees the cache; from within a step of this thread, when the step ends. Later calls throw
+    // InvalidArgument.
     void close();
+    // Throws InvalidArgument if these ids cannot be appended.
+    void check(std::span<const int64_t> ids) const;
 
     std::vector<int> tokens() const;
-    int position() const;
+    int position() const { return position_; }
     size_t cache_bytes() const;
-    bool closed() const;
+    bool closed() const { return closing_; }
     int vocab_size() const { return vocab_size_; }
     int max_context() const { return max_context_; }
 
@@ -55,9 +55,8 @@ class Session : public std::enable_shared_from_this<Session> {
     friend class Generation;
     using Cancelled = std::function<bool()>;
 
-    // Throws DeviceError in a forked child.
-    std::unique_lock<std::mutex> lock() const;
     void check_open() const;
+    void set_size(size_t tokens);
     std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;
     // Appends ids and computes all that is not; `out` takes the logits of the last `outputs` rows.
     // False if cancelled between two steps.
@@ -68,7 +67,9 @@ class Session : public std::enable_shared_from_this<Session> {
     int vocab_size_ = 0;
     int max_context_ = 0;
 
-    mutable std::mutex mutex_;
+    mutable OwnedMutex mutex_;
+    std::atomic<bool> closing_{false};
+    std::atomic<int> position_{0};    // tokens_.size(), to be read during a step
     std::unique_ptr<KvCache> cache_;  // null after close()
     std::vector<int> tokens_;
     int computed_ = 0;         // tokens whose keys and values are in the cache

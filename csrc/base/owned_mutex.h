@@ -1,0 +1,51 @@
+// A mutex that knows whether the thread that asks has it already.
+//
+// Between two steps a caller's signal handler may run, with locks held, and use the same session or
+// model. That must be an answer, not a deadlock.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "base/process.h"
+
+namespace gptoss {
+
+class OwnedMutex {
+  public:
+    class Lock {
+      public:
+        explicit Lock(OwnedMutex& mutex) : mutex_(mutex), lock_(mutex.mutex_) {
+            mutex_.owner_ = std::this_thread::get_id();
+        }
+        ~Lock() { mutex_.owner_ = std::thread::id(); }
+        Lock(const Lock&) = delete;
+        Lock& operator=(const Lock&) = delete;
+
+      private:
+        OwnedMutex& mutex_;
+        std::lock_guard<std::mutex> lock_;
+    };
+
+    bool mine() const { return owner_ == std::this_thread::get_id(); }
+    // Throws InvalidArgument where this thread has it, DeviceError in a forked child, where a
+    // thread that is no more may have it.
+    Lock lock() {
+        home_.check();
+        if (mine())
+            throw InvalidArgument(
+                "called from within a step of this thread, by a signal handler "
+                "or a callback; use another thread, or wait for the step's end");
+        return Lock(*this);
+    }
+    const HomeProcess& home() const { return home_; }
+
+  private:
+    const HomeProcess home_;
+    std::mutex mutex_;
+    std::atomic<std::thread::id> owner_{};
+};
+
+}  // namespace gptoss
