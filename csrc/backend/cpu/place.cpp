@@ -19,7 +19,7 @@ namespace {
 constexpr int kDensePiecePanels = 64;
 constexpr uint64_t kEmbeddingPiece = uint64_t{8} << 20;
 constexpr int kReadAhead = 16;  // jobs, of which the large are 4 to 9 MB in the published models
-constexpr size_t kCacheMargin = size_t{1} << 30;
+constexpr size_t kCacheMargin = size_t{1} << 29;
 
 // Which published row stands in lane `lane` of a moe_up panel: gates of 16 outputs in one panel,
 // their ups in the next, so that SwiGLU works lane by lane.
