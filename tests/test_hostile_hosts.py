@@ -12,7 +12,7 @@ from random_checkpoint import write_checkpoint
 @pytest.mark.parametrize(
     ("action", "printed"),
     [
-        ("session.position", "prefilled"),
+        ("print(session.position)", "0\nprefilled"),
         ("session.cache_bytes", "within a step"),
         ("session.close()", "session is closed"),
         ("model.close()", "model is closed"),
