@@ -23,7 +23,12 @@ def time_stages(arguments, model, read_rate):
             for context in arguments.context if stage.startswith("attention") else [0]:
                 calls = max(arguments.calls // tokens, 24)
                 timing = _core.time_stage(
-                    model._core, stage, tokens=tokens, context=context, calls=calls
+                    model._core,
+                    stage,
+                    tokens=tokens,
+                    context=context,
+                    calls=calls,
+                    decode=tokens <= 8,
                 )
                 rate = timing["bytes"] / timing["seconds"]
                 yield {

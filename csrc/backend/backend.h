@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/stage_memory.h"
 #include "backend/stages.h"
-#include "base/memory.h"
 #include "weights/layout.h"
 
 namespace gptoss {
@@ -31,7 +31,7 @@ struct PlacedLayer {
 
 // A model's weights in a backend's memory; an outline of it has sizes and null pointers.
 struct PlacedModel {
-    Memory memory;
+    StageMemory memory;
     size_t bytes = 0;
     const bf16* embedding = nullptr;    // [vocab, hidden]
     const float* final_norm = nullptr;  // [hidden]
@@ -45,26 +45,55 @@ struct PlacedModel {
 // throws ends the loading.
 using Progress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
 
+// What a backend wants of the steps it is given.
+struct BackendTraits {
+    int prefill_rows;      // most rows of a step of prompt tokens
+    int decode_rows;       // most rows of a step of generated tokens, and of logits
+    bool pads_decode;      // every decode step has decode_rows rows, the last without a sequence
+    bool host_memory;      // its memory is the host's: pointers may be passed as they are
+    int key_tile;          // positions of a tile of keys (KvLayer)
+    int activation_bytes;  // of a value of h and act, in the backend's own form
+};
+
+// Not to be called by two threads at once. Throws DeviceError where the device fails.
 class Backend {
   public:
     virtual ~Backend() = default;
 
+    virtual BackendTraits traits() const = 0;
     virtual std::unique_ptr<PlacedModel> place(const ModelConfig& config,
                                                const ModelTensors& tensors,
                                                const TensorSource& source, WeightFormat dense,
                                                const Progress& progress) = 0;
     // What place() will make, without memory or weights.
     virtual PlacedModel outline(const ModelConfig& config, WeightFormat dense) const = 0;
-    // Makes room for steps of up to max_rows rows; bytes of it.
-    virtual size_t prepare(const ModelConfig& config, int max_rows) = 0;
+    // Bytes of scratch for steps of this backend's traits; prepare() takes them.
+    virtual size_t scratch_bytes(const ModelConfig& config) const = 0;
+    virtual void prepare(const ModelConfig& config) = 0;
+    // Bytes that the device could still give; 0 where it does not say.
+    virtual size_t available_bytes() const = 0;
 
-    // For tests: rows of activations in the backend's own form as float32 [rows, columns].
-    virtual void read_activations(const void* own, int rows, int columns, float* out) const = 0;
+    // Memory that the stages reach, its contents undefined. Throws OutOfMemory naming `purpose`.
+    virtual StageMemory allocate(size_t bytes, const std::string& purpose) = 0;
+    // Between the host and such memory, in order with the stages. `from` may be reused on return;
+    // read waits until `to` is filled.
+    virtual void write(void* to, const void* from, size_t bytes) = 0;
+    virtual void read(void* to, const void* from, size_t bytes) = 0;
+    // Calls `stages`, whose stage calls and their arguments are the same each time that `key` is
+    // given, the same steps but for what the memory holds; a backend may record them once.
+    virtual void repeat(int key, const std::function<void()>& stages) = 0;
+    // Median seconds of one of `calls` calls of work(i), i = 0, 1, ..., which runs stages.
+    virtual double time(int calls, const std::function<void(int)>& work) = 0;
+
+    // For tests: rows of activations in the backend's own form as float32 [rows, columns], `own`
+    // of the backend's memory and `out` of the host's.
+    virtual void read_activations(const void* own, int rows, int columns, float* out) = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.
     virtual double read_rate(const std::byte* data, size_t bytes) = 0;
     virtual Precision precision() const = 0;
     // Pairs of names and values for people: threads, instruction set, the kernel of each stage.
     virtual std::vector<std::pair<std::string, std::string>> describe() const = 0;
+
     virtual void embed(const EmbedArgs& args) = 0;
     virtual void qkv(const QkvArgs& args) = 0;
     virtual void attention(const AttentionArgs& args) = 0;

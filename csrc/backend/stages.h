@@ -1,7 +1,8 @@
 // The nine stages of a step, as plain structs of pointers and sizes.
 //
 // All matrices are row-major. A row of a step is one token of one sequence; rows of many sequences
-// may stand in one step in any order, a sequence's own rows by rising position.
+// may stand in one step in any order, a sequence's own rows by rising position. Every pointer is to
+// memory that the backend made or placed (Backend::allocate), unless said otherwise.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,10 @@ namespace gptoss {
 
 enum class WeightFormat : uint8_t { kBf16, kInt8, kMxfp4 };
 enum class Precision : uint8_t { kExact, kFast };
+
+// How a row is computed: a prompt's tokens in one form, generated ones in the other, however many
+// rows there are. Within a form, a row's bits do not depend on the rows beside it.
+enum class Form : uint8_t { kPrefill, kDecode };
 
 // A weight matrix, or one for each expert, in its backend's own layout.
 struct Matrix {
@@ -32,16 +37,19 @@ struct KvView {
 };
 
 // Where inside a page, or inside the ring, one layer's part lies, and how it is laid out:
-// keys, then values, each [kv_heads][slots / 16] tiles of 16 positions; a key tile is
-// [head_dim][16], so that 16 scores stand side by side, a value tile [16][head_dim].
+// keys, then values, each [kv_heads][slots / key_tile] tiles of key_tile positions; a key tile is
+// [head_dim][key_tile], so that the scores of a tile stand side by side, a value tile
+// [key_tile][head_dim]. With tiles of one position both are [kv_heads][slots][head_dim].
 struct KvLayer {
     size_t offset;  // bytes
     int slots;      // positions in a page, or in the whole ring
     int window;     // keys a query sees, its own included; 0: all of them (pages)
-    DType type;     // of keys and values: float32 or float16
+    int key_tile;
+    DType type;  // of keys and values: float32 or float16
 };
-constexpr int kKvTile = 16;
 
+// A decode step of a backend that pads (BackendTraits) ends in rows without a sequence: their kv is
+// null, they read and write no cache, choose no expert, and what they give is not looked at.
 struct Row {
     int token;
     int position;
@@ -68,6 +76,7 @@ struct QkvArgs {
     float eps;
     KvLayer kv;
     float* q;  // [tokens, heads, head_dim]   out
+    Form form;
     int tokens, hidden, heads, kv_heads, head_dim;
 };
 
@@ -78,6 +87,7 @@ struct AttentionArgs {
     const float* sinks;  // [heads]   a logit each
     KvLayer kv;
     float* out;  // [tokens, heads, head_dim]   out
+    Form form;
     int tokens, heads, kv_heads, head_dim;
 };
 
@@ -87,19 +97,22 @@ struct AttnOutArgs {
     Matrix weight;           // [hidden, columns = heads * head_dim]
     const float* bias;       // [hidden]
     float* x;                // [tokens, hidden]   in and out: residual
+    Form form;
     int tokens, hidden, columns;
 };
 
 // Normalise, score the experts, keep the best.
 struct RouterArgs {
+    const Row* rows;    // [tokens]
     const float* x;     // [tokens, hidden]   residual
     const float* norm;  // [hidden]           gain
     Matrix gate;        // [experts, hidden]
     const float* bias;  // [experts]
     float eps;
     void* h;        // [tokens, hidden]   out: normalised x for moe_up, in the backend's own form
-    int* expert;    // [tokens, top_k]    out: best first, ties to the lower id
+    int* expert;    // [tokens, top_k]    out: best first, ties to the lower id; -1 without sequence
     float* weight;  // [tokens, top_k]    out: each row sums to 1
+    Form form;
     int tokens, hidden, experts, top_k;
 };
 
@@ -112,6 +125,7 @@ struct MoeUpArgs {
     const float* bias;  // [experts, 2 inner]   in the order of the placed rows
     float limit;
     void* act;  // [tokens, top_k, inner]   out, in the backend's own form
+    Form form;
     int tokens, hidden, inner, experts, top_k;
 };
 
@@ -123,10 +137,12 @@ struct MoeDownArgs {
     Matrix matrix;        // [experts] of [hidden, inner]
     const float* bias;    // [experts, hidden]
     float* x;             // [tokens, hidden]   in and out: residual
+    Form form;
     int tokens, hidden, inner, experts, top_k;
 };
 
-// Normalise and multiply the rows asked for.
+// Normalise and multiply the rows asked for. There is one form: a prompt's last row, too, is
+// usually asked for alone.
 struct LogitsArgs {
     const float* x;     // [tokens, hidden]   residual
     const int* row;     // [outputs]          which rows
@@ -165,18 +181,26 @@ struct TopLogprob {
     float logprob;  // natural logarithm, of the model's own distribution
 };
 
-// One row's choice. In this order: bias, repetition penalty (on all tokens seen), presence and
-// frequency penalty (on generated ones), temperature, top_k, top_p, min_p, one draw from the
-// generator of (seed, position).
-struct SampleArgs {
-    const float* logits;  // [vocab]
+// What one row's choice needs.
+struct SampleRow {
     SamplingParameters parameters;
-    const TokenBias* bias;    // [biases]
-    const TokenCount* seen;   // [seen_tokens]   distinct tokens
-    uint64_t position;        // of the token to be chosen
-    TopLogprob* chosen;       // out
-    TopLogprob* top_logprob;  // [top_logprobs]   out: most likely first, ties to the lower id
-    int vocab, biases, seen_tokens, top_logprobs;
+    const TokenBias* bias;   // [biases]
+    const TokenCount* seen;  // [seen_tokens]   distinct tokens
+    uint64_t position;       // of the token to be chosen
+    int biases, seen_tokens, top_logprobs;
 };
+
+// Choose a token for each row. In this order: bias, repetition penalty (on all tokens seen),
+// presence and frequency penalty (on generated ones), temperature, top_k, top_p, min_p, one draw
+// from the generator of (seed, position) over the tokens left by rising id.
+struct SampleArgs {
+    const float* logits;      // [outputs, vocab]
+    const SampleRow* row;     // [outputs]
+    TopLogprob* chosen;       // [outputs]   out; token -1: the logits were not finite
+    TopLogprob* top_logprob;  // [outputs, kMostTopLogprobs]   out: most likely first, ties to the
+                              // lower id; top_logprobs of them
+    int outputs, vocab;
+};
+constexpr int kMostTopLogprobs = 1024;
 
 }  // namespace gptoss

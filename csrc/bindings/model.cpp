@@ -151,10 +151,11 @@ py::dict plan(const py::dict& config_dict, const py::object& device, const py::o
         static_cast<int>(to_integer("max_context", max_context_object, 1, config.max_context));
     cpu::CpuBackend backend(options.precision, options.threads);
     const PlacedModel outline = backend.outline(config, options.dense);
-    const KvGeometry kv(config, options.precision, kStepRows);
+    const KvGeometry kv(config, options.precision, backend.traits());
     py::dict out;
     out["weight_bytes"] = outline.bytes;
-    out["scratch_bytes"] = step_buffer_bytes(config) + backend.prepare(config, kStepRows);
+    out["scratch_bytes"] =
+        step_buffer_bytes(config, backend.traits()) + backend.scratch_bytes(config);
     out["cache_bytes"] = kv.bytes(max_context);
     out["decode_bytes"] = decode_bytes(config, outline, kv, 0);
     out["decode_bytes_at_max_context"] = decode_bytes(config, outline, kv, max_context - 1);
@@ -204,7 +205,7 @@ size_t decode_step_bytes(const LoadedModel& self, const py::object& position) {
 double read_rate(const LoadedModel& self) {
     return self.engine().with_model([](Model& model) {
         constexpr size_t kMost = size_t{3} << 30;
-        const Memory& memory = model.weights().memory;
+        const StageMemory& memory = model.weights().memory;
         return model.backend().read_rate(memory.data(), std::min(memory.size(), kMost));
     });
 }

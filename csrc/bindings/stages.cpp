@@ -40,11 +40,11 @@ class Stages {
     }
 
   public:
-    Stages(std::shared_ptr<Engine> engine, int sequences, int max_context)
+    Stages(std::shared_ptr<Engine> engine, int sequences, int max_context, Form form)
         : engine_(std::move(engine)) {
         with([&](Model& model) {
             config_ = model.config();
-            runner_ = std::make_unique<StageRunner>(model, sequences, max_context);
+            runner_ = std::make_unique<StageRunner>(model, sequences, max_context, form);
         });
     }
 
@@ -97,13 +97,15 @@ class Stages {
     std::unique_ptr<StageRunner> runner_;
 };
 
-py::dict time(const LoadedModel& self, const std::string& stage, int tokens, int context,
-              int calls) {
+py::dict time(const LoadedModel& self, const std::string& stage, int tokens, int context, int calls,
+              bool decode) {
     StageTiming t;
     {
         ReleaseGil release;
-        t = self.engine().with_model(
-            [&](Model& model) { return time_stage(model, stage, tokens, context, calls); });
+        t = self.engine().with_model([&](Model& model) {
+            const Form form = decode ? Form::kDecode : Form::kPrefill;
+            return time_stage(model, stage, {form, tokens, context, calls});
+        });
     }
     py::dict out;
     out["seconds"] = t.seconds;
@@ -119,11 +121,12 @@ void bind_stages(py::module_& m) {
 
 Arrays are float32; csrc/model/stage_runner.h gives the shapes. Positions are pairs (sequence,
 position). Caches start as NaN. Raises InvalidArgument.)")
-        .def(py::init([](const LoadedModel& model, int sequences, int max_context) {
-                 return std::make_unique<Stages>(model.shared_engine(), sequences, max_context);
+        .def(py::init([](const LoadedModel& model, int sequences, int max_context, bool decode) {
+                 return std::make_unique<Stages>(model.shared_engine(), sequences, max_context,
+                                                 decode ? Form::kDecode : Form::kPrefill);
              }),
              py::arg("model"), py::kw_only(), py::arg("sequences") = 1,
-             py::arg("max_context") = 1024)
+             py::arg("max_context") = 1024, py::arg("decode") = false)
         .def("embed", &Stages::embed, py::arg("ids"))
         .def("qkv", &Stages::qkv, py::arg("layer"), py::arg("x"), py::arg("at"))
         .def("cached", &Stages::cached, py::arg("layer"), py::arg("at"))
@@ -134,7 +137,7 @@ position). Caches start as NaN. Raises InvalidArgument.)")
         .def("experts", &Stages::experts, py::arg("layer"), py::arg("x"))
         .def("logits", &Stages::logits, py::arg("x"), py::arg("which"));
     m.def("time_stage", &time, py::arg("model"), py::arg("stage"), py::kw_only(), py::arg("tokens"),
-          py::arg("context"), py::arg("calls"),
+          py::arg("context"), py::arg("calls"), py::arg("decode"),
           "Median seconds of a call, and the bytes and operations it needs.");
     m.def("timed_stages", &timed_stages, "The names time_stage takes.");
 }

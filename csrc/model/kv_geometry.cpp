@@ -1,19 +1,28 @@
 #include "model/kv_geometry.h"
 
+#include <algorithm>
+
 #include "base/memory.h"
 
 namespace gptoss {
+namespace {
 
-KvGeometry::KvGeometry(const ModelConfig& c, Precision precision, int max_step_rows) {
+constexpr int kRingMultiple = 16;  // of every key_tile
+
+}  // namespace
+
+KvGeometry::KvGeometry(const ModelConfig& c, Precision precision, const BackendTraits& traits) {
     // Keys and values follow a norm and are far below 65504; bfloat16's rounding, eight times
     // float16's, would be nearly all of what fast results lose.
     const DType type = precision == Precision::kExact ? DType::kF32 : DType::kF16;
     const size_t position_bytes = size_t{2} * c.kv_heads * c.head_dim * dtype_bytes(type);
-    const int ring = static_cast<int>(round_up(c.sliding_window + max_step_rows, kKvTile));
+    const int step_rows = std::max(traits.prefill_rows, traits.decode_rows);
+    const int ring = static_cast<int>(round_up(c.sliding_window + step_rows, kRingMultiple));
     for (int n = 0; n < c.layers; ++n) {
         const bool windowed = c.windowed[n];
         KvLayer layer;
         layer.type = type;
+        layer.key_tile = traits.key_tile;
         layer.window = windowed ? c.sliding_window : 0;
         layer.slots = windowed ? ring : kPageTokens;
         size_t& used = windowed ? ring_bytes : page_bytes;

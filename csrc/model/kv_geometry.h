@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "backend/stages.h"
+#include "backend/backend.h"
 #include "weights/config.h"
 
 namespace gptoss {
@@ -13,7 +13,7 @@ namespace gptoss {
 struct KvGeometry {
     static constexpr int kPageTokens = 128;
 
-    KvGeometry(const ModelConfig& config, Precision precision, int max_step_rows);
+    KvGeometry(const ModelConfig& config, Precision precision, const BackendTraits& traits);
 
     std::vector<KvLayer> layers;
     size_t page_bytes = 0;

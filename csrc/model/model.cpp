@@ -2,29 +2,42 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+#include "base/memory.h"
 #include "model/rope.h"
 
 namespace gptoss {
 namespace {
 
-StepBuffers carve(const ModelConfig& c, Carver& carver) {
-    const size_t rows = kStepRows, pairs = rows * c.experts_per_token;
+// What Backend::repeat() may record.
+constexpr int kDecodeStep = 0;
+
+StepBuffers carve(const ModelConfig& c, const BackendTraits& traits, Carver& carver) {
+    const size_t rows = std::max(traits.prefill_rows, traits.decode_rows);
+    const size_t outputs = traits.decode_rows, pairs = rows * c.experts_per_token;
     StepBuffers b;
+    b.rows = carver.take<Row>(rows);
+    b.which = carver.take<int>(rows);
     b.x = carver.take<float>(rows * c.hidden_size);
     b.q = carver.take<float>(rows * c.query_rows());
     b.attention = carver.take<float>(rows * c.query_rows());
-    b.h = carver.take<float>(rows * c.hidden_size);
-    b.act = carver.take<float>(pairs * c.intermediate_size);
+    b.h = carver.take<std::byte>(rows * c.hidden_size * traits.activation_bytes);
+    b.act = carver.take<std::byte>(pairs * c.intermediate_size * traits.activation_bytes);
     b.weight = carver.take<float>(pairs);
     b.expert = carver.take<int>(pairs);
+    b.inv_freq = carver.take<float>(c.head_dim / 2);
+    b.logits = carver.take<float>(outputs * c.vocab_size);
+    b.sample = carver.take<SampleRow>(outputs);
+    b.chosen = carver.take<TopLogprob>(outputs);
+    b.top = carver.take<TopLogprob>(outputs * kMostTopLogprobs);
     return b;
 }
 
 }  // namespace
 
-size_t step_buffer_bytes(const ModelConfig& config) {
+size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits) {
     Carver count;
-    carve(config, count);
+    carve(config, traits, count);
     return count.used();
 }
 
@@ -32,80 +45,185 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
              std::unique_ptr<PlacedModel> weights)
     : config_(config),
       backend_(std::move(backend)),
+      traits_(backend_->traits()),
       weights_(std::move(weights)),
-      kv_(config, backend_->precision(), kStepRows),
-      inv_freq_(rope_frequencies(config)),
+      kv_(config, backend_->precision(), traits_),
       concentration_(rope_concentration(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),
-      backend_scratch_bytes_(backend_->prepare(config, kStepRows)),
-      memory_(step_buffer_bytes(config), "the buffers of a step") {
+      memory_(backend_->allocate(step_buffer_bytes(config, traits_), "the buffers of a step")),
+      lists_(traits_.decode_rows) {
+    backend_->prepare(config);
     Carver carver(memory_.data(), memory_.size());
-    buffers_ = carve(config, carver);
+    buffers_ = carve(config, traits_, carver);
+    const std::vector<float> inv_freq = rope_frequencies(config);
+    backend_->write(buffers_.inv_freq, inv_freq.data(), inv_freq.size() * sizeof(float));
 }
 
-void Model::forward(std::span<const Row> rows, const Interrupt& interrupt) {
-    const int tokens = static_cast<int>(rows.size());
+int Model::step_rows(Form form) const {
+    return form == Form::kPrefill ? traits_.prefill_rows : traits_.decode_rows;
+}
+
+void Model::write_rows(std::span<const Row> rows, int padded) {
+    std::vector<Row> all(rows.begin(), rows.end());
+    all.resize(padded, {0, 0, nullptr});
+    backend_->write(buffers_.rows, all.data(), all.size() * sizeof(Row));
+}
+
+void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
     const StepBuffers& b = buffers_;
-    embed(rows, b.x);
+    embed(b.rows, tokens, b.x);
     for (int layer = 0; layer < config_.layers; ++layer) {
         if (interrupt) interrupt();
-        qkv(layer, rows, b.x, b.q);
-        attention(layer, rows, b.q, b.attention);
-        attn_out(layer, tokens, b.attention, b.x);
-        router(layer, tokens, b.x, b.h, b.expert, b.weight);
-        moe_up(layer, tokens, b.h, b.expert, b.act);
-        moe_down(layer, tokens, b.act, b.expert, b.weight, b.x);
+        qkv(layer, b.rows, tokens, form, b.x, b.q);
+        attention(layer, b.rows, tokens, form, b.q, b.attention);
+        attn_out(layer, tokens, form, b.attention, b.x);
+        router(layer, b.rows, tokens, form, b.x, b.h, b.expert, b.weight);
+        moe_up(layer, tokens, form, b.h, b.expert, b.act);
+        moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x);
     }
 }
 
-void Model::embed(std::span<const Row> rows, float* x) {
-    backend_->embed(
-        {rows.data(), weights_->embedding, x, static_cast<int>(rows.size()), config_.hidden_size});
+void Model::forward(std::span<const Row> rows, Form form, const Interrupt& interrupt) {
+    const bool pads = form == Form::kDecode && traits_.pads_decode;
+    const int tokens = pads ? traits_.decode_rows : static_cast<int>(rows.size());
+    write_rows(rows, tokens);
+    layers(tokens, form, interrupt);
 }
 
-void Model::qkv(int layer, std::span<const Row> rows, const float* x, float* q) {
+void Model::logits(std::span<const int> which, float* out) {
+    // Where the stage can write them to `out`, the weights are read but once.
+    const size_t most = traits_.host_memory ? traits_.prefill_rows : traits_.decode_rows;
+    for (size_t begin = 0; begin < which.size(); begin += most) {
+        const auto some = which.subspan(begin, std::min(most, which.size() - begin));
+        const int count = static_cast<int>(some.size());
+        backend_->write(buffers_.which, some.data(), some.size_bytes());
+        float* rows = out + begin * config_.vocab_size;
+        logits(buffers_.x, buffers_.which, count, traits_.host_memory ? rows : buffers_.logits);
+        if (!traits_.host_memory)
+            backend_->read(rows, buffers_.logits, some.size() * config_.vocab_size * sizeof(float));
+    }
+}
+
+std::vector<Choice> Model::choose(std::span<const int> which,
+                                  std::span<const SampleRequest> requests) {
+    const int count = static_cast<int>(which.size());
+    backend_->write(buffers_.which, which.data(), which.size_bytes());
+    write_requests(requests, count);
+    logits(buffers_.x, buffers_.which, count, buffers_.logits);
+    sample(count);
+    return read_choices(requests);
+}
+
+std::vector<Choice> Model::decode(std::span<const Row> rows,
+                                  std::span<const SampleRequest> requests,
+                                  const Interrupt& interrupt) {
+    const int tokens = traits_.pads_decode ? traits_.decode_rows : static_cast<int>(rows.size());
+    write_rows(rows, tokens);
+    write_requests(requests, tokens);
+    std::vector<int> which(tokens);
+    for (int i = 0; i < tokens; ++i) which[i] = i;
+    backend_->write(buffers_.which, which.data(), which.size() * sizeof(int));
+    backend_->repeat(kDecodeStep, [&] {
+        layers(tokens, Form::kDecode, interrupt);
+        logits(buffers_.x, buffers_.which, tokens, buffers_.logits);
+        sample(tokens);
+    });
+    return read_choices(requests);
+}
+
+void Model::write_requests(std::span<const SampleRequest> requests, int padded) {
+    std::vector<SampleRow> rows(padded);
+    for (size_t i = 0; i < requests.size(); ++i) {
+        const SampleRequest& r = requests[i];
+        const size_t bytes = r.bias.size_bytes() + r.seen.size_bytes();
+        if (lists_[i].size() < bytes)
+            lists_[i] = backend_->allocate(2 * bytes, "the tokens that sampling treats apart");
+        auto* bias = reinterpret_cast<TokenBias*>(lists_[i].data());
+        auto* seen = reinterpret_cast<TokenCount*>(bias + r.bias.size());
+        if (!r.bias.empty()) backend_->write(bias, r.bias.data(), r.bias.size_bytes());
+        if (!r.seen.empty()) backend_->write(seen, r.seen.data(), r.seen.size_bytes());
+        rows[i] = {r.parameters,
+                   bias,
+                   seen,
+                   r.position,
+                   static_cast<int>(r.bias.size()),
+                   static_cast<int>(r.seen.size()),
+                   r.top_logprobs};
+    }
+    // A row without a sequence takes the most likely token, which nobody reads.
+    for (size_t i = requests.size(); i < rows.size(); ++i) rows[i].parameters.temperature = 0;
+    backend_->write(buffers_.sample, rows.data(), rows.size() * sizeof(SampleRow));
+}
+
+void Model::sample(int outputs) {
+    backend_->sample({buffers_.logits, buffers_.sample, buffers_.chosen, buffers_.top, outputs,
+                      config_.vocab_size});
+}
+
+std::vector<Choice> Model::read_choices(std::span<const SampleRequest> requests) {
+    std::vector<TopLogprob> chosen(requests.size());
+    backend_->read(chosen.data(), buffers_.chosen, chosen.size() * sizeof(TopLogprob));
+    std::vector<Choice> out;
+    for (size_t i = 0; i < requests.size(); ++i) {
+        if (chosen[i].token < 0)
+            throw Error("the model gave logits that are not finite; are its weights damaged?");
+        out.push_back({chosen[i], std::vector<TopLogprob>(requests[i].top_logprobs)});
+        std::vector<TopLogprob>& top = out.back().top_logprobs;
+        if (!top.empty())
+            backend_->read(top.data(), buffers_.top + i * kMostTopLogprobs,
+                           top.size() * sizeof(TopLogprob));
+    }
+    return out;
+}
+
+void Model::embed(const Row* rows, int tokens, float* x) {
+    backend_->embed({rows, weights_->embedding, x, tokens, config_.hidden_size});
+}
+
+void Model::qkv(int layer, const Row* rows, int tokens, Form form, const float* x, float* q) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->qkv({rows.data(), x, w.attention_norm, w.qkv, w.qkv_bias, inv_freq_.data(),
-                   concentration_, eps_, kv_.layers[layer], q, static_cast<int>(rows.size()),
-                   config_.hidden_size, config_.heads, config_.kv_heads, config_.head_dim});
+    backend_->qkv({rows, x, w.attention_norm, w.qkv, w.qkv_bias, buffers_.inv_freq, concentration_,
+                   eps_, kv_.layers[layer], q, form, tokens, config_.hidden_size, config_.heads,
+                   config_.kv_heads, config_.head_dim});
 }
 
-void Model::attention(int layer, std::span<const Row> rows, const float* q, float* out) {
-    backend_->attention({rows.data(), q, weights_->layers[layer].sinks, kv_.layers[layer], out,
-                         static_cast<int>(rows.size()), config_.heads, config_.kv_heads,
-                         config_.head_dim});
+void Model::attention(int layer, const Row* rows, int tokens, Form form, const float* q,
+                      float* out) {
+    backend_->attention({rows, q, weights_->layers[layer].sinks, kv_.layers[layer], out, form,
+                         tokens, config_.heads, config_.kv_heads, config_.head_dim});
 }
 
-void Model::attn_out(int layer, int tokens, const float* attention, float* x) {
+void Model::attn_out(int layer, int tokens, Form form, const float* attention, float* x) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->attn_out({attention, w.attn_out, w.attn_out_bias, x, tokens, config_.hidden_size,
-                        config_.query_rows()});
+    backend_->attn_out({attention, w.attn_out, w.attn_out_bias, x, form, tokens,
+                        config_.hidden_size, config_.query_rows()});
 }
 
-void Model::router(int layer, int tokens, const float* x, void* h, int* expert, float* weight) {
+void Model::router(int layer, const Row* rows, int tokens, Form form, const float* x, void* h,
+                   int* expert, float* weight) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, tokens,
-                      config_.hidden_size, config_.experts, config_.experts_per_token});
+    backend_->router({rows, x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form,
+                      tokens, config_.hidden_size, config_.experts, config_.experts_per_token});
 }
 
-void Model::moe_up(int layer, int tokens, const void* h, const int* expert, void* act) {
+void Model::moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act) {
     const PlacedLayer& w = weights_->layers[layer];
     backend_->moe_up({h, expert, w.moe_up, w.moe_up_bias, static_cast<float>(config_.swiglu_limit),
-                      act, tokens, config_.hidden_size, config_.intermediate_size, config_.experts,
-                      config_.experts_per_token});
+                      act, form, tokens, config_.hidden_size, config_.intermediate_size,
+                      config_.experts, config_.experts_per_token});
 }
 
-void Model::moe_down(int layer, int tokens, const void* act, const int* expert, const float* weight,
-                     float* x) {
+void Model::moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
+                     const float* weight, float* x) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, tokens,
+    backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, form, tokens,
                         config_.hidden_size, config_.intermediate_size, config_.experts,
                         config_.experts_per_token});
 }
 
-void Model::logits(const float* x, std::span<const int> which, float* out) {
-    backend_->logits({x, which.data(), weights_->final_norm, weights_->unembedding, eps_, out,
-                      static_cast<int>(which.size()), config_.hidden_size, config_.vocab_size});
+void Model::logits(const float* x, const int* which, int outputs, float* out) {
+    backend_->logits({x, which, weights_->final_norm, weights_->unembedding, eps_, out, outputs,
+                      config_.hidden_size, config_.vocab_size});
 }
 
 size_t decode_bytes(const ModelConfig& c, const PlacedModel& weights, const KvGeometry& kv,

@@ -11,64 +11,100 @@
 
 namespace gptoss {
 
-// Rows of a step: more make prefill faster and rings longer.
-constexpr int kStepRows = 256;
-
-// What the stages hand to each other.
+// What the stages hand to each other, in the backend's memory; rows are those of a prefill step.
 struct StepBuffers {
-    float* x;          // [kStepRows, hidden]   residual
-    float* q;          // [kStepRows, heads, head_dim]
-    float* attention;  // [kStepRows, heads, head_dim]
-    float* h;          // [kStepRows, hidden]   in the backend's form
-    float* act;        // [kStepRows, top_k, inner]   in the backend's form
-    float* weight;     // [kStepRows, top_k]
-    int* expert;       // [kStepRows, top_k]
+    Row* rows;           // [rows]
+    int* which;          // [rows]   rows whose logits are wanted
+    float* x;            // [rows, hidden]   residual
+    float* q;            // [rows, heads, head_dim]
+    float* attention;    // [rows, heads, head_dim]
+    std::byte* h;        // [rows, hidden]   in the backend's form
+    std::byte* act;      // [rows, top_k, inner]   in the backend's form
+    float* weight;       // [rows, top_k]
+    int* expert;         // [rows, top_k]
+    float* inv_freq;     // [head_dim / 2]
+    float* logits;       // [outputs, vocab]
+    SampleRow* sample;   // [outputs]
+    TopLogprob* chosen;  // [outputs]
+    TopLogprob* top;     // [outputs, kMostTopLogprobs]
 };
 
 // Called now and then from the thread that computes; what it throws ends the work there.
 using Interrupt = std::function<void()>;
 
+// What one row's choice needs, in the host's memory.
+struct SampleRequest {
+    SamplingParameters parameters;
+    std::span<const TokenBias> bias;
+    std::span<const TokenCount> seen;  // distinct tokens
+    uint64_t position;                 // of the token to be chosen
+    int top_logprobs;
+};
+
+struct Choice {
+    TopLogprob chosen;
+    std::vector<TopLogprob> top_logprobs;  // most likely first
+};
+
+// Host memory in, host memory out; what lies between is the backend's. Rows' views are in the
+// backend's memory.
 class Model {
   public:
     Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
           std::unique_ptr<PlacedModel> weights);
 
     const ModelConfig& config() const { return config_; }
+    const BackendTraits& traits() const { return traits_; }
     const KvGeometry& kv() const { return kv_; }
     const PlacedModel& weights() const { return *weights_; }
     Backend& backend() { return *backend_; }
+    // Most rows of a step; a choose() takes as many as a decode step.
+    int step_rows(Form form) const;
 
-    // Runs all layers over at most kStepRows rows, writing their keys and values. What interrupt
-    // throws between two layers ends it; the same rows may be run again.
-    void forward(std::span<const Row> rows, const Interrupt& interrupt);
-    // After forward: logits [which.size(), vocab] of the rows named.
-    void logits(std::span<const int> which, float* out) { logits(buffers_.x, which, out); }
+    // Runs all layers over at most step_rows(form) rows, writing their keys and values. What
+    // interrupt throws between two layers ends it; the same rows may be run again.
+    void forward(std::span<const Row> rows, Form form, const Interrupt& interrupt);
+    // Of the rows named of the last forward(): logits [which.size(), vocab].
+    void logits(std::span<const int> which, float* out);
+    // Of the rows named of the last forward(): a token each. Throws Error where the logits are not
+    // finite.
+    std::vector<Choice> choose(std::span<const int> which, std::span<const SampleRequest> requests);
+    // forward(), then choose() of all rows, of generated tokens.
+    std::vector<Choice> decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                               const Interrupt& interrupt);
 
-    // The stages one by one, with this model's weights; stages.h gives the shapes. Up to kStepRows
-    // rows.
-    void embed(std::span<const Row> rows, float* x);
-    void qkv(int layer, std::span<const Row> rows, const float* x, float* q);
-    void attention(int layer, std::span<const Row> rows, const float* q, float* out);
-    void attn_out(int layer, int tokens, const float* attention, float* x);
-    void router(int layer, int tokens, const float* x, void* h, int* expert, float* weight);
-    void moe_up(int layer, int tokens, const void* h, const int* expert, void* act);
-    void moe_down(int layer, int tokens, const void* act, const int* expert, const float* weight,
-                  float* x);
-    void logits(const float* x, std::span<const int> which, float* out);
+    // The stages one by one, with this model's weights, over the backend's memory; stages.h gives
+    // the shapes.
+    void embed(const Row* rows, int tokens, float* x);
+    void qkv(int layer, const Row* rows, int tokens, Form form, const float* x, float* q);
+    void attention(int layer, const Row* rows, int tokens, Form form, const float* q, float* out);
+    void attn_out(int layer, int tokens, Form form, const float* attention, float* x);
+    void router(int layer, const Row* rows, int tokens, Form form, const float* x, void* h,
+                int* expert, float* weight);
+    void moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act);
+    void moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
+                  const float* weight, float* x);
+    void logits(const float* x, const int* which, int outputs, float* out);
 
-    size_t scratch_bytes() const { return memory_.size() + backend_scratch_bytes_; }
+    size_t scratch_bytes() const { return memory_.size() + backend_->scratch_bytes(config_); }
 
   private:
+    void layers(int tokens, Form form, const Interrupt& interrupt);
+    void write_rows(std::span<const Row> rows, int padded);
+    void write_requests(std::span<const SampleRequest> requests, int padded);
+    void sample(int outputs);
+    std::vector<Choice> read_choices(std::span<const SampleRequest> requests);
+
     ModelConfig config_;
     std::unique_ptr<Backend> backend_;
+    BackendTraits traits_;
     std::unique_ptr<PlacedModel> weights_;
     KvGeometry kv_;
-    std::vector<float> inv_freq_;
     float concentration_;
     float eps_;
-    size_t backend_scratch_bytes_;
-    Memory memory_;
+    StageMemory memory_;
     StepBuffers buffers_;
+    std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
 };
 
 // Bytes that decoding one token reads at a position: weights of the chosen experts, everything
@@ -77,6 +113,6 @@ size_t decode_bytes(const ModelConfig& config, const PlacedModel& weights, const
                     int position);
 
 // Bytes of the buffers between the stages, for a model of this shape.
-size_t step_buffer_bytes(const ModelConfig& config);
+size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits);
 
 }  // namespace gptoss

@@ -14,43 +14,68 @@ constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
 StageRunner::Floats poisoned(size_t n) { return StageRunner::Floats(n, kPoison); }
 
-// Element d of a head's key or value, wherever the tiles put it.
-std::byte* element(const KvSlot& slot, const KvLayer& layer, int head_dim, int d, bool value) {
-    const size_t index = value ? slot.lane * head_dim + d : d * kKvTile + slot.lane;
-    return (value ? slot.value_tile : slot.key_tile) + index * dtype_bytes(layer.type);
+template <class T>
+T* data(const StageMemory& memory) {
+    return reinterpret_cast<T*>(memory.data());
 }
 
 }  // namespace
 
-StageRunner::StageRunner(Model& model, int sequences, int max_context)
-    : model_(model), max_context_(max_context), pages_(std::max(sequences, 0)) {
+StageRunner::StageRunner(Model& model, int sequences, int max_context, Form form)
+    : model_(model), max_context_(max_context), form_(form) {
     if (sequences < 1 || sequences > 1024)
         throw InvalidArgument(message("sequences is ", sequences, ", wanted 1 to 1024"));
     if (max_context < 1 || max_context > model.config().max_context)
         throw InvalidArgument(
             message("max_context is ", max_context, ", wanted 1 to ", model.config().max_context));
-    const KvGeometry& kv = model.kv();
-    for (int s = 0; s < sequences; ++s) {
-        memory_.emplace_back(kv.bytes(max_context), "a sequence's cache");
-        std::byte* data = memory_.back().data();
-        // All ones is a NaN in float32 and in float16.
-        std::memset(data, 0xff, memory_.back().size());
-        for (int p = 0; p < kv.pages(max_context); ++p)
-            pages_[s].push_back(data + kv.ring_bytes + p * kv.page_bytes);
-        views_.push_back({pages_[s].data(), data});
-    }
+    sequences_.resize(sequences);
+    for (Sequence& s : sequences_) open(s);
+}
+
+void StageRunner::open(Sequence& s) {
+    const KvGeometry& kv = model_.kv();
+    // All ones is a NaN in float32 and in float16.
+    const std::vector<uint8_t> poison(kv.bytes(max_context_), 0xff);
+    s.cache = upload(poison);
+    for (int p = 0; p < kv.pages(max_context_); ++p)
+        s.pages.push_back(s.cache.data() + kv.ring_bytes + p * kv.page_bytes);
+    s.view = {s.pages.data(), s.cache.data()};
+    Backend& backend = model_.backend();
+    const size_t pages_bytes = s.pages.size() * sizeof(std::byte*);
+    s.table = backend.allocate(sizeof(KvView) + pages_bytes, "a table of pages");
+    auto* pages = reinterpret_cast<std::byte**>(s.table.data() + sizeof(KvView));
+    const KvView view = {pages, s.cache.data()};
+    backend.write(s.table.data(), &view, sizeof(view));
+    backend.write(pages, s.pages.data(), pages_bytes);
+}
+
+StageMemory StageRunner::copy(const void* data, size_t bytes) const {
+    StageMemory memory = model_.backend().allocate(std::max<size_t>(bytes, 1), "a stage's data");
+    model_.backend().write(memory.data(), data, bytes);
+    return memory;
+}
+
+template <class T>
+StageMemory StageRunner::upload(const std::vector<T>& values) const {
+    return copy(values.data(), values.size() * sizeof(T));
+}
+
+template <class T>
+void StageRunner::download(const StageMemory& memory, std::vector<T>& values) const {
+    model_.backend().read(values.data(), memory.data(), values.size() * sizeof(T));
 }
 
 std::vector<Row> StageRunner::rows(const Positions& at, size_t tokens) const {
-    if (at.size() != tokens || tokens < 1 || tokens > kStepRows)
+    const size_t most = model_.step_rows(form_);
+    if (at.size() != tokens || tokens < 1 || tokens > most)
         throw InvalidArgument(message(at.size(), " positions for ", tokens,
-                                      " rows; wanted the same number, 1 to ", kStepRows));
+                                      " rows; wanted the same number, 1 to ", most));
     std::vector<Row> out;
     for (const SequencePosition& p : at) {
-        if (p.sequence < 0 || p.sequence >= static_cast<int>(views_.size()) || p.position < 0 ||
+        if (p.sequence < 0 || p.sequence >= static_cast<int>(sequences_.size()) || p.position < 0 ||
             p.position >= max_context_)
             throw InvalidArgument(message("no position ", p.position, " in sequence ", p.sequence));
-        out.push_back({0, p.position, &views_[p.sequence]});
+        out.push_back({0, p.position, data<const KvView>(sequences_[p.sequence].table)});
     }
     return out;
 }
@@ -59,9 +84,10 @@ void StageRunner::check(int layer, const Floats& values, size_t width, const cha
     if (layer < 0 || layer >= model_.config().layers)
         throw InvalidArgument(
             message("layer is ", layer, ", wanted 0 to ", model_.config().layers - 1));
-    if (values.empty() || values.size() % width || values.size() / width > kStepRows)
-        throw InvalidArgument(message(name, " has ", values.size(), " values, wanted 1 to ",
-                                      kStepRows, " rows of ", width));
+    const size_t most = model_.step_rows(form_);
+    if (values.empty() || values.size() % width || values.size() / width > most)
+        throw InvalidArgument(message(name, " has ", values.size(), " values, wanted 1 to ", most,
+                                      " rows of ", width));
 }
 
 StageRunner::Floats StageRunner::embed(const std::vector<int>& ids) {
@@ -71,9 +97,11 @@ StageRunner::Floats StageRunner::embed(const std::vector<int>& ids) {
     for (int id : ids) {
         if (id < 0 || id >= model_.config().vocab_size)
             throw InvalidArgument(message("token id ", id));
-        rows.push_back({id, 0, &views_[0]});
+        rows.push_back({id, 0, data<const KvView>(sequences_[0].table)});
     }
-    model_.embed(rows, x.data());
+    const StageMemory row = upload(rows), out = upload(x);
+    model_.embed(data<Row>(row), static_cast<int>(rows.size()), data<float>(out));
+    download(out, x);
     return x;
 }
 
@@ -82,21 +110,44 @@ StageRunner::Floats StageRunner::qkv(int layer, const Floats& x, const Positions
     check(layer, x, c.hidden_size, "x");
     const size_t tokens = x.size() / c.hidden_size;
     Floats q = poisoned(tokens * c.query_rows());
-    model_.qkv(layer, rows(at, tokens), x.data(), q.data());
+    const StageMemory row = upload(rows(at, tokens)), in = upload(x), out = upload(q);
+    model_.qkv(layer, data<Row>(row), static_cast<int>(tokens), form_, data<float>(in),
+               data<float>(out));
+    download(out, q);
     return q;
+}
+
+StageRunner::Tile StageRunner::read_tile(int layer, SequencePosition at, int head,
+                                         bool value) const {
+    const ModelConfig& c = model_.config();
+    const KvLayer& kv = model_.kv().layers[layer];
+    const KvSlot slot =
+        kv_slot(sequences_[at.sequence].view, kv, at.position, head, c.kv_heads, c.head_dim);
+    Tile tile;
+    tile.at = value ? slot.value_tile : slot.key_tile;
+    tile.lane = slot.lane;
+    tile.bytes.resize(size_t(kv.key_tile) * c.head_dim * dtype_bytes(kv.type));
+    model_.backend().read(tile.bytes.data(), tile.at, tile.bytes.size());
+    return tile;
+}
+
+std::byte* StageRunner::element(Tile& tile, const KvLayer& kv, int d, bool value) const {
+    const size_t index =
+        value ? tile.lane * model_.config().head_dim + d : d * kv.key_tile + tile.lane;
+    return tile.bytes.data() + index * dtype_bytes(kv.type);
 }
 
 StageRunner::Floats StageRunner::cached(int layer, SequencePosition at) const {
     const ModelConfig& c = model_.config();
     check(layer, {0}, 1, "layer");
-    const Row row = rows({at}, 1)[0];
+    rows({at}, 1);
     const KvLayer& kv = model_.kv().layers[layer];
     Floats out;
     for (bool value : {false, true}) {
         for (int head = 0; head < c.kv_heads; ++head) {
-            const KvSlot slot = kv_slot(*row.kv, kv, at.position, head, c.kv_heads, c.head_dim);
+            Tile tile = read_tile(layer, at, head, value);
             for (int d = 0; d < c.head_dim; ++d) {
-                const std::byte* p = element(slot, kv, c.head_dim, d, value);
+                const std::byte* p = element(tile, kv, d, value);
                 out.push_back(kv.type == DType::kF16 ? to_float(*reinterpret_cast<const f16*>(p))
                                                      : *reinterpret_cast<const float*>(p));
             }
@@ -107,27 +158,34 @@ StageRunner::Floats StageRunner::cached(int layer, SequencePosition at) const {
 
 void StageRunner::set_cached(int layer, SequencePosition at, const Floats& key_value) {
     const ModelConfig& c = model_.config();
-    const size_t half = size_t(c.kv_heads) * c.head_dim;
-    check(layer, key_value, 2 * half, "key_value");
-    const Row row = rows({at}, 1)[0];
+    check(layer, key_value, size_t{2} * c.kv_heads * c.head_dim, "key_value");
+    rows({at}, 1);
     const KvLayer& kv = model_.kv().layers[layer];
-    for (size_t i = 0; i < 2 * half; ++i) {
-        const int head = static_cast<int>(i % half) / c.head_dim;
-        const KvSlot slot = kv_slot(*row.kv, kv, at.position, head, c.kv_heads, c.head_dim);
-        std::byte* p = element(slot, kv, c.head_dim, static_cast<int>(i) % c.head_dim, i >= half);
-        if (kv.type == DType::kF16)
-            *reinterpret_cast<f16*>(p) = to_f16(key_value[i]);
-        else
-            *reinterpret_cast<float*>(p) = key_value[i];
+    const float* from = key_value.data();
+    for (bool value : {false, true}) {
+        for (int head = 0; head < c.kv_heads; ++head) {
+            Tile tile = read_tile(layer, at, head, value);
+            for (int d = 0; d < c.head_dim; ++d, ++from) {
+                std::byte* p = element(tile, kv, d, value);
+                if (kv.type == DType::kF16)
+                    *reinterpret_cast<f16*>(p) = to_f16(*from);
+                else
+                    *reinterpret_cast<float*>(p) = *from;
+            }
+            model_.backend().write(tile.at, tile.bytes.data(), tile.bytes.size());
+        }
     }
 }
 
 StageRunner::Floats StageRunner::attention(int layer, const Floats& q, const Positions& at) {
-    const size_t width = model_.config().query_rows();
+    const size_t width = model_.config().query_rows(), tokens = q.size() / width;
     check(layer, q, width, "q");
-    Floats out = poisoned(q.size());
-    model_.attention(layer, rows(at, q.size() / width), q.data(), out.data());
-    return out;
+    Floats mixed = poisoned(q.size());
+    const StageMemory row = upload(rows(at, tokens)), in = upload(q), out = upload(mixed);
+    model_.attention(layer, data<Row>(row), static_cast<int>(tokens), form_, data<float>(in),
+                     data<float>(out));
+    download(out, mixed);
+    return mixed;
 }
 
 StageRunner::Floats StageRunner::attn_out(int layer, const Floats& attention, const Floats& x) {
@@ -137,9 +195,11 @@ StageRunner::Floats StageRunner::attn_out(int layer, const Floats& attention, co
     const size_t tokens = x.size() / c.hidden_size;
     if (attention.size() / c.query_rows() != tokens)
         throw InvalidArgument("attention and x have different numbers of rows");
-    Floats out = x;
-    model_.attn_out(layer, static_cast<int>(tokens), attention.data(), out.data());
-    return out;
+    Floats sum = x;
+    const StageMemory in = upload(attention), out = upload(x);
+    model_.attn_out(layer, static_cast<int>(tokens), form_, data<float>(in), data<float>(out));
+    download(out, sum);
+    return sum;
 }
 
 StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
@@ -147,28 +207,44 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
     check(layer, x, c.hidden_size, "x");
     const int tokens = static_cast<int>(x.size()) / c.hidden_size;
     const size_t pairs = size_t(tokens) * c.experts_per_token;
+    const size_t value_bytes = model_.traits().activation_bytes;
     Experts out{std::vector<int>(pairs, -1), poisoned(pairs), poisoned(x.size()),
                 poisoned(pairs * c.intermediate_size), x};
-    Floats h = poisoned(x.size()), act = poisoned(pairs * c.intermediate_size);
-    model_.router(layer, tokens, x.data(), h.data(), out.expert.data(), out.weight.data());
-    model_.moe_up(layer, tokens, h.data(), out.expert.data(), act.data());
-    model_.moe_down(layer, tokens, act.data(), out.expert.data(), out.weight.data(), out.x.data());
-    model_.backend().read_activations(h.data(), tokens, c.hidden_size, out.h.data());
-    model_.backend().read_activations(act.data(), static_cast<int>(pairs), c.intermediate_size,
-                                      out.act.data());
+    Positions at;
+    for (int t = 0; t < tokens; ++t) at.push_back({0, 0});
+    const std::vector<uint8_t> poison(
+        pairs * std::max(c.hidden_size, c.intermediate_size) * value_bytes, 0xff);
+    const StageMemory row = upload(rows(at, tokens)), residual = upload(x), h = upload(poison),
+                      act = upload(poison), expert = upload(out.expert),
+                      weight = upload(out.weight);
+    model_.router(layer, data<Row>(row), tokens, form_, data<float>(residual), h.data(),
+                  data<int>(expert), data<float>(weight));
+    model_.moe_up(layer, tokens, form_, h.data(), data<int>(expert), act.data());
+    model_.moe_down(layer, tokens, form_, act.data(), data<int>(expert), data<float>(weight),
+                    data<float>(residual));
+    download(expert, out.expert);
+    download(weight, out.weight);
+    download(residual, out.x);
+    Backend& backend = model_.backend();
+    backend.read_activations(h.data(), tokens, c.hidden_size, out.h.data());
+    backend.read_activations(act.data(), static_cast<int>(pairs), c.intermediate_size,
+                             out.act.data());
     return out;
 }
 
 StageRunner::Floats StageRunner::logits(const Floats& x, const std::vector<int>& which) {
     const ModelConfig& c = model_.config();
     check(0, x, c.hidden_size, "x");
+    const size_t most = model_.step_rows(Form::kDecode);
     for (int row : which)
-        if (row < 0 || row >= static_cast<int>(x.size()) / c.hidden_size ||
-            which.size() > kStepRows)
-            throw InvalidArgument(message("no row ", row, ", or more than ", kStepRows));
-    Floats out = poisoned(which.size() * c.vocab_size);
-    model_.logits(x.data(), which, out.data());
-    return out;
+        if (row < 0 || row >= static_cast<int>(x.size()) / c.hidden_size || which.size() > most)
+            throw InvalidArgument(message("no row ", row, ", or more than ", most));
+    Floats logits = poisoned(which.size() * c.vocab_size);
+    const StageMemory in = upload(x), rows = upload(which), out = upload(logits);
+    model_.logits(data<float>(in), data<int>(rows), static_cast<int>(which.size()),
+                  data<float>(out));
+    download(out, logits);
+    return logits;
 }
 
 }  // namespace gptoss

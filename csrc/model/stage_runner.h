@@ -24,9 +24,9 @@ class StageRunner {
         Floats weight, h, act, x;
     };
 
-    // Sequences of up to max_context positions each, with caches of their own. Throws
-    // InvalidArgument, here and below, for what the model or the caches cannot hold.
-    StageRunner(Model& model, int sequences, int max_context);
+    // Sequences of up to max_context positions each, with caches of their own; all stages in one
+    // form. Throws InvalidArgument, here and below, for what the model or the caches cannot hold.
+    StageRunner(Model& model, int sequences, int max_context, Form form);
 
     // x [tokens, hidden] of token ids.
     Floats embed(const std::vector<int>& ids);
@@ -46,14 +46,35 @@ class StageRunner {
     Floats logits(const Floats& x, const std::vector<int>& which);
 
   private:
+    // A sequence's cache: where its parts lie, and the view of it in the backend's memory.
+    struct Sequence {
+        StageMemory cache;
+        StageMemory table;  // KvView, then pages
+        std::vector<std::byte*> pages;
+        KvView view;  // with pages here
+    };
+    // One tile of keys or values of one head, copied to the host.
+    struct Tile {
+        std::byte* at;  // in the backend's memory
+        std::vector<std::byte> bytes;
+        int lane;
+    };
+
+    void open(Sequence& sequence);
     std::vector<Row> rows(const Positions& at, size_t tokens) const;
+    Tile read_tile(int layer, SequencePosition at, int head, bool value) const;
+    std::byte* element(Tile& tile, const KvLayer& kv, int d, bool value) const;
     void check(int layer, const Floats& values, size_t width, const char* name) const;
+    StageMemory copy(const void* data, size_t bytes) const;
+    template <class T>
+    StageMemory upload(const std::vector<T>& values) const;
+    template <class T>
+    void download(const StageMemory& memory, std::vector<T>& values) const;
 
     Model& model_;
     const int max_context_;
-    std::vector<Memory> memory_;                  // [sequences]
-    std::vector<std::vector<std::byte*>> pages_;  // [sequences][pages]
-    std::vector<KvView> views_;                   // [sequences]
+    const Form form_;
+    std::vector<Sequence> sequences_;
 };
 
 }  // namespace gptoss

@@ -1,8 +1,6 @@
 #include "model/stage_timer.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <functional>
 #include <set>
 
@@ -12,53 +10,73 @@
 namespace gptoss {
 namespace {
 
-void fill_random(std::vector<float>& values, uint64_t key) {
-    for (size_t i = 0; i < values.size(); ++i)
-        values[i] = static_cast<float>(2 * random_unit(key, i) - 1);
-}
-
 // What the stages work on: random activations, and a cache of zeros for one sequence.
 struct Bench {
-    Bench(Model& model, int tokens, int context)
-        : model(model),
-          c(model.config()),
-          tokens(tokens),
-          context(context),
-          cache(model.kv().bytes(context + tokens), "a sequence's cache"),
-          x(size_t(tokens) * c.hidden_size),
-          h(x.size()),
-          q(size_t(tokens) * c.query_rows()),
-          out(q.size()),
-          act(size_t(tokens) * c.experts_per_token * c.intermediate_size),
-          weight(size_t(tokens) * c.experts_per_token),
-          logits(c.vocab_size),
-          expert(weight.size()) {
-        std::memset(cache.data(), 0, cache.size());
+    Bench(Model& model, int tokens, int context, Form form)
+        : model(model), c(model.config()), tokens(tokens), context(context), form(form) {
+        const size_t pairs = size_t(tokens) * c.experts_per_token;
         const KvGeometry& kv = model.kv();
+        cache = filled(kv.bytes(context + tokens), 0);
+        std::vector<std::byte*> pages;
         for (int p = 0; p < kv.pages(context + tokens); ++p)
             pages.push_back(cache.data() + kv.ring_bytes + p * kv.page_bytes);
-        view = {pages.data(), cache.data()};
-        for (int t = 0; t < tokens; ++t) rows.push_back({0, context + t, &view});
-        fill_random(x, 1);
-        fill_random(q, 2);
+        table = filled(sizeof(KvView) + pages.size() * sizeof(std::byte*), 0);
+        auto* page_table = reinterpret_cast<std::byte**>(table.data() + sizeof(KvView));
+        const KvView view = {page_table, cache.data()};
+        Backend& backend = model.backend();
+        backend.write(table.data(), &view, sizeof(view));
+        backend.write(page_table, pages.data(), pages.size() * sizeof(std::byte*));
+        std::vector<Row> host_rows;
+        for (int t = 0; t < tokens; ++t)
+            host_rows.push_back({0, context + t, reinterpret_cast<const KvView*>(table.data())});
+        rows = filled(tokens * sizeof(Row), 0);
+        backend.write(rows.data(), host_rows.data(), host_rows.size() * sizeof(Row));
+        h = filled(size_t(tokens) * c.hidden_size * model.traits().activation_bytes, 0);
+        act = filled(pairs * c.intermediate_size * model.traits().activation_bytes, 0);
+        q = random(size_t(tokens) * c.query_rows(), 2);
+        out = random(size_t(tokens) * c.query_rows(), 3);
+        x = random(size_t(tokens) * c.hidden_size, 1);
+        weight = filled(pairs * sizeof(float), 0);
+        expert = filled(pairs * sizeof(int), 0);
+        logits = filled(size_t(c.vocab_size) * sizeof(float), 0);
+        which = filled(sizeof(int), 0);
         route(0);
-        model.moe_up(0, tokens, h.data(), expert.data(), act.data());
+        model.moe_up(0, tokens, form, h.data(), ints(expert), act.data());
     }
+
+    StageMemory filled(size_t bytes, int value) {
+        StageMemory memory = model.backend().allocate(bytes, "timing a stage");
+        const std::vector<uint8_t> bytes_here(bytes, static_cast<uint8_t>(value));
+        model.backend().write(memory.data(), bytes_here.data(), bytes);
+        return memory;
+    }
+    StageMemory random(size_t count, uint64_t key) {
+        std::vector<float> values(count);
+        for (size_t i = 0; i < count; ++i)
+            values[i] = static_cast<float>(2 * random_unit(key, i) - 1);
+        StageMemory memory = model.backend().allocate(count * sizeof(float), "timing a stage");
+        model.backend().write(memory.data(), values.data(), count * sizeof(float));
+        return memory;
+    }
+    static float* floats(const StageMemory& m) { return reinterpret_cast<float*>(m.data()); }
+    static int* ints(const StageMemory& m) { return reinterpret_cast<int*>(m.data()); }
+    const Row* row() const { return reinterpret_cast<const Row*>(rows.data()); }
 
     // Other experts for each layer; reads its router alone.
     void route(int layer) {
-        model.router(layer, tokens, x.data(), h.data(), expert.data(), weight.data());
+        model.router(layer, row(), tokens, form, floats(x), h.data(), ints(expert), floats(weight));
+    }
+    double chosen_experts() {
+        std::vector<int> chosen(size_t(tokens) * c.experts_per_token);
+        model.backend().read(chosen.data(), expert.data(), chosen.size() * sizeof(int));
+        return static_cast<double>(std::set<int>(chosen.begin(), chosen.end()).size());
     }
 
     Model& model;
     const ModelConfig& c;
     const int tokens, context;
-    Memory cache;
-    std::vector<std::byte*> pages;
-    KvView view;
-    std::vector<Row> rows;
-    std::vector<float> x, h, q, out, act, weight, logits;
-    std::vector<int> expert;
+    const Form form;
+    StageMemory cache, table, rows, x, h, q, out, act, weight, expert, logits, which;
 };
 
 struct Cost {
@@ -88,62 +106,55 @@ struct TimedStage {
     const char* name;
     int kind;  // of layers: 0 full, 1 windowed, 2 all
     std::function<void(Bench&, int layer)> run;
-    std::function<Cost(const Bench&, const PlacedLayer&, int layer)> cost;
+    std::function<Cost(Bench&, const PlacedLayer&, int layer)> cost;
 };
 
-double chosen_experts(const Bench& b) {
-    return static_cast<double>(std::set<int>(b.expert.begin(), b.expert.end()).size());
+Cost experts_cost(Bench& b, const Matrix& m) {
+    return product_cost(m, b.chosen_experts(), double(b.tokens) * b.c.experts_per_token);
 }
 
 const std::vector<TimedStage>& stages() {
     const auto attend = [](Bench& b, int layer) {
-        b.model.attention(layer, b.rows, b.q.data(), b.out.data());
+        b.model.attention(layer, b.row(), b.tokens, b.form, b.floats(b.q), b.floats(b.out));
     };
-    const auto attend_cost = [](const Bench& b, const PlacedLayer&, int layer) {
+    const auto attend_cost = [](Bench& b, const PlacedLayer&, int layer) {
         return attention_cost(b, layer);
     };
     static const std::vector<TimedStage> all = {
-        {"embed", 2, [](Bench& b, int) { b.model.embed(b.rows, b.x.data()); },
-         [](const Bench& b, const PlacedLayer&, int) {
+        {"embed", 2, [](Bench& b, int) { b.model.embed(b.row(), b.tokens, b.floats(b.x)); },
+         [](Bench& b, const PlacedLayer&, int) {
              return Cost{2.0 * b.tokens * b.c.hidden_size, 0};
          }},
-        {"qkv", 2, [](Bench& b, int layer) { b.model.qkv(layer, b.rows, b.x.data(), b.q.data()); },
-         [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.qkv, 1, b.tokens);
-         }},
+        {"qkv", 2,
+         [](Bench& b, int layer) {
+             b.model.qkv(layer, b.row(), b.tokens, b.form, b.floats(b.x), b.floats(b.q));
+         },
+         [](Bench& b, const PlacedLayer& w, int) { return product_cost(w.qkv, 1, b.tokens); }},
         {"attention_window", 1, attend, attend_cost},
         {"attention_full", 0, attend, attend_cost},
         {"attn_out", 2,
-         [](Bench& b, int layer) { b.model.attn_out(layer, b.tokens, b.q.data(), b.x.data()); },
-         [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.attn_out, 1, b.tokens);
-         }},
+         [](Bench& b, int layer) {
+             b.model.attn_out(layer, b.tokens, b.form, b.floats(b.q), b.floats(b.x));
+         },
+         [](Bench& b, const PlacedLayer& w, int) { return product_cost(w.attn_out, 1, b.tokens); }},
         {"router", 2, [](Bench& b, int layer) { b.route(layer); },
-         [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.router, 1, b.tokens);
-         }},
+         [](Bench& b, const PlacedLayer& w, int) { return product_cost(w.router, 1, b.tokens); }},
         {"moe_up", 2,
          [](Bench& b, int layer) {
-             b.model.moe_up(layer, b.tokens, b.h.data(), b.expert.data(), b.act.data());
+             b.model.moe_up(layer, b.tokens, b.form, b.h.data(), b.ints(b.expert), b.act.data());
          },
-         [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.moe_up, chosen_experts(b), static_cast<double>(b.expert.size()));
-         }},
+         [](Bench& b, const PlacedLayer& w, int) { return experts_cost(b, w.moe_up); }},
         {"moe_down", 2,
          [](Bench& b, int layer) {
-             b.model.moe_down(layer, b.tokens, b.act.data(), b.expert.data(), b.weight.data(),
-                              b.x.data());
+             b.model.moe_down(layer, b.tokens, b.form, b.act.data(), b.ints(b.expert),
+                              b.floats(b.weight), b.floats(b.x));
          },
-         [](const Bench& b, const PlacedLayer& w, int) {
-             return product_cost(w.moe_down, chosen_experts(b),
-                                 static_cast<double>(b.expert.size()));
-         }},
+         [](Bench& b, const PlacedLayer& w, int) { return experts_cost(b, w.moe_down); }},
         {"logits", 2,
          [](Bench& b, int) {
-             const int last = b.tokens - 1;
-             b.model.logits(b.x.data(), {&last, 1}, b.logits.data());
+             b.model.logits(b.floats(b.x), b.ints(b.which), 1, b.floats(b.logits));
          },
-         [](const Bench& b, const PlacedLayer&, int) {
+         [](Bench& b, const PlacedLayer&, int) {
              return product_cost(b.model.weights().unembedding, 1, 1);
          }},
     };
@@ -158,38 +169,34 @@ std::vector<std::string> timed_stages() {
     return names;
 }
 
-StageTiming time_stage(Model& model, const std::string& name, int tokens, int context, int calls) {
+StageTiming time_stage(Model& model, const std::string& name, const TimedCall& call) {
     const auto stage = std::find_if(stages().begin(), stages().end(),
                                     [&](const TimedStage& s) { return s.name == name; });
     if (stage == stages().end()) throw InvalidArgument(message("stage is \"", name, "\""));
     const ModelConfig& c = model.config();
-    if (tokens < 1 || tokens > kStepRows || context < 0 || context > c.max_context - tokens ||
-        calls < 1)
-        throw InvalidArgument(message(tokens, " tokens from position ", context, " in ", calls,
-                                      " calls, wanted 1 to ", kStepRows, " tokens, up to position ",
-                                      c.max_context, ", 1 call or more"));
+    const int most = model.step_rows(call.form);
+    if (call.tokens < 1 || call.tokens > most || call.context < 0 ||
+        call.context > c.max_context - call.tokens || call.calls < 1)
+        throw InvalidArgument(message(call.tokens, " tokens from position ", call.context, " in ",
+                                      call.calls, " calls, wanted 1 to ", most,
+                                      " tokens, up to position ", c.max_context,
+                                      ", 1 call or more"));
     std::vector<int> layers;
     for (int n = 0; n < c.layers; ++n)
         if (stage->kind == 2 || c.windowed[n] == stage->kind) layers.push_back(n);
     if (layers.empty()) throw InvalidArgument(message("no layer of this model has ", name));
 
-    Bench bench(model, tokens, context);
-    std::vector<double> seconds;
+    Bench bench(model, call.tokens, call.context, call.form);
+    const auto layer_of = [&](int i) { return layers[i % layers.size()]; };
+    const double seconds =
+        model.backend().time(call.calls, [&](int i) { stage->run(bench, layer_of(i)); });
     Cost total{0, 0};
-    for (int call = 0; call < calls; ++call) {
-        const int layer = layers[call % layers.size()];
-        fill_random(bench.x, call);
-        if (name == "moe_up" || name == "moe_down") bench.route(layer);
-        const auto start = std::chrono::steady_clock::now();
-        stage->run(bench, layer);
-        const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-        seconds.push_back(spent.count());
-        const Cost cost = stage->cost(bench, model.weights().layers[layer], layer);
+    for (int i = 0; i < call.calls; ++i) {
+        const Cost cost = stage->cost(bench, model.weights().layers[layer_of(i)], layer_of(i));
         total.bytes += cost.bytes;
         total.operations += cost.operations;
     }
-    std::nth_element(seconds.begin(), seconds.begin() + calls / 2, seconds.end());
-    return {seconds[calls / 2], total.bytes / calls, total.operations / calls};
+    return {seconds, total.bytes / call.calls, total.operations / call.calls};
 }
 
 }  // namespace gptoss

@@ -18,9 +18,14 @@ struct StageTiming {
 // keys apart, then logits (of one row).
 std::vector<std::string> timed_stages();
 
-// Times `calls` calls of a stage with `tokens` rows from position `context` of one sequence on.
-// Each call takes another layer, so that weights come from memory and not from the last cache.
-// Throws InvalidArgument.
-StageTiming time_stage(Model& model, const std::string& stage, int tokens, int context, int calls);
+// `tokens` rows of one sequence from position `context` on.
+struct TimedCall {
+    Form form;
+    int tokens, context, calls;
+};
+
+// Times calls of a stage. Each takes another layer, so that weights come from memory and not from
+// the last cache. Throws InvalidArgument.
+StageTiming time_stage(Model& model, const std::string& stage, const TimedCall& call);
 
 }  // namespace gptoss

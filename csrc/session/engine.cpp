@@ -10,28 +10,6 @@ Model& Engine::open_model() {
     return *model_;
 }
 
-void Engine::step(std::span<const Row> rows, std::span<const int> which, float* out,
-                  const Interrupt& interrupt) {
-    const auto pause = [&] {
-        if (interrupt) interrupt();
-        if (closed_) throw InvalidArgument("the model is closed");
-    };
-    try {
-        with_model([&](Model& model) {
-            model.forward(rows, pause);
-            if (!which.empty()) model.logits(which, out);
-        });
-    } catch (...) {
-        // Closed by a signal handler of this very thread, which had to leave it to us.
-        if (closed_) close();
-        throw;
-    }
-}
-
-void Engine::sample(const SampleArgs& args) {
-    with_model([&](Model& model) { model.backend().sample(args); });
-}
-
 void Engine::add(std::weak_ptr<Session> session) {
     const auto lock = mutex_.lock();
     std::erase_if(sessions_, [](const auto& known) { return known.expired(); });

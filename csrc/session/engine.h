@@ -18,11 +18,6 @@ class Engine {
   public:
     explicit Engine(std::unique_ptr<Model> model) : model_(std::move(model)) {}
 
-    // Computes the rows and writes the logits [which.size(), vocab] of those named to `out`.
-    // interrupt is called between the layers.
-    void step(std::span<const Row> rows, std::span<const int> which, float* out,
-              const Interrupt& interrupt);
-    void sample(const SampleArgs& args);
     // Frees the weights and the caches of all sessions; from within a step of this thread, when
     // the step ends. Later calls throw InvalidArgument. Does nothing in a forked child, whose
     // memory is not its own.
@@ -37,6 +32,17 @@ class Engine {
         const auto lock = mutex_.lock();
         const DefaultFloatEnvironment environment;
         return use(open_model());
+    }
+    // The same for a use that may be ended by a signal handler, which may have closed the model.
+    template <class Use>
+    auto step(Use use) {
+        try {
+            return with_model(use);
+        } catch (...) {
+            // Closed by a handler on this very thread, which had to leave it to us.
+            if (closed_) close();
+            throw;
+        }
     }
 
   private:

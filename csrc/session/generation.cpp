@@ -49,13 +49,14 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     }
     const auto start = Clock::now();
     const bool first = stats_.generated_tokens == 0;
-    if (!advance(interrupt)) {
+    Choice choice;
+    if (!advance(interrupt, choice)) {
         finish(FinishReason::kCancelled);
         return std::nullopt;
     }
-    GeneratedToken token = choose();
-    session_->tokens_.push_back(token.id);
-    session_->set_size(session_->tokens_.size());
+    GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
+                            std::move(choice.top_logprobs)};
+    session_->append(token.id, Form::kDecode);
     if (needs_counts(sampling_)) count(token.id, true);
     {
         std::lock_guard stats_lock(stats_mutex_);
@@ -69,8 +70,8 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     return token;
 }
 
-// Computes what is new, the logits of the last position with it. False if cancelled.
-bool Generation::advance(const Interrupt& interrupt) {
+// Computes what is new and chooses after the last position. False if cancelled.
+bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
     if (stats_.generated_tokens == 0) {
         if (needs_counts(sampling_)) {
             seen_.clear();
@@ -82,13 +83,16 @@ bool Generation::advance(const Interrupt& interrupt) {
         const int total = static_cast<int>(session_->tokens_.size());
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
     }
-    logits_.resize(session_->vocab_size_);
     const std::vector<int> prompt = std::exchange(prompt_, {});
     const int cached = session_->computed_;
+    SampleRequest request = {parameters_, bias_, seen_, session_->tokens_.size() + prompt.size(),
+                             static_cast<int>(sampling_.logprobs)};
+    Session::Wanted wanted;
+    wanted.request = &request;
+    wanted.choice = &choice;
     bool whole = false;
     try {
-        whole = session_->compute(prompt, logits_.data(), 1, interrupt,
-                                  [this] { return cancelled_.load(); });
+        whole = session_->compute(prompt, wanted, interrupt, [this] { return cancelled_.load(); });
     } catch (...) {
         // What was computed stays; this stream cannot know where it would go on.
         finish(FinishReason::kCancelled);
@@ -100,28 +104,6 @@ bool Generation::advance(const Interrupt& interrupt) {
         stats_.prefilled_tokens = session_->computed_ - cached;
     }
     return whole;
-}
-
-GeneratedToken Generation::choose() {
-    GeneratedToken token;
-    token.top_logprobs.resize(sampling_.logprobs);
-    TopLogprob chosen{};
-    SampleArgs args;
-    args.logits = logits_.data();
-    args.parameters = parameters_;
-    args.bias = bias_.data();
-    args.seen = seen_.data();
-    args.position = session_->tokens_.size();
-    args.chosen = &chosen;
-    args.top_logprob = token.top_logprobs.data();
-    args.vocab = session_->vocab_size_;
-    args.biases = static_cast<int>(bias_.size());
-    args.seen_tokens = static_cast<int>(seen_.size());
-    args.top_logprobs = static_cast<int>(token.top_logprobs.size());
-    session_->engine_->sample(args);
-    token.id = chosen.token;
-    token.logprob = chosen.logprob;
-    return token;
 }
 
 void Generation::count(int token, bool generated) {

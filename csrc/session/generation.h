@@ -42,8 +42,7 @@ class Generation {
     GenerationStats stats() const;
 
   private:
-    bool advance(const Interrupt& interrupt);
-    GeneratedToken choose();
+    bool advance(const Interrupt& interrupt, Choice& choice);
     void count(int token, bool generated);
     void finish(FinishReason reason);
 
@@ -58,7 +57,6 @@ class Generation {
     std::atomic<bool> cancelled_{false};
 
     // Under the session's mutex.
-    std::vector<float> logits_;     // [vocab]
     std::vector<TokenCount> seen_;  // kept only when a penalty needs it
     std::unordered_map<int, size_t> seen_index_;
     // Written under the session's mutex, read without waiting for a step.

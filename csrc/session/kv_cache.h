@@ -4,26 +4,30 @@
 
 #include <vector>
 
-#include "base/memory.h"
+#include "backend/backend.h"
 #include "model/kv_geometry.h"
 
 namespace gptoss {
 
 class KvCache {
   public:
-    explicit KvCache(const KvGeometry& geometry) : geometry_(geometry) {}
+    KvCache(const KvGeometry& geometry, int max_context)
+        : geometry_(geometry), most_pages_(geometry.pages(max_context)) {}
 
     // Makes room for so many positions. Throws OutOfMemory and stays as it was.
-    void reserve(int positions);
-    const KvView& view() const { return view_; }
+    void reserve(Backend& backend, int positions);
+    // In the backend's memory.
+    const KvView* view() const { return reinterpret_cast<const KvView*>(table_.data()); }
     size_t bytes() const { return ring_.size() + pages_.size() * geometry_.page_bytes; }
 
   private:
+    std::byte** page_table() const;
+
     KvGeometry geometry_;
-    Memory ring_;
-    std::vector<Memory> pages_;
-    std::vector<std::byte*> page_data_;
-    KvView view_{};
+    int most_pages_;
+    StageMemory table_;  // KvView, then its pages [most_pages_]
+    StageMemory ring_;
+    std::vector<StageMemory> pages_;
 };
 
 }  // namespace gptoss

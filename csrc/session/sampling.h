@@ -8,8 +8,6 @@
 
 namespace gptoss {
 
-constexpr int kMostTopLogprobs = 1024;
-
 struct Sampling {
     double temperature = 1.0;
     int64_t top_k = 0;

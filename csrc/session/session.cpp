@@ -1,6 +1,7 @@
 #include "session/session.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/error.h"
 #include "session/generation.h"
@@ -20,7 +21,9 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(
                 message("max_context is ", max_context, ", wanted 1 to ", config.max_context));
         max_context_ = static_cast<int>(max_context);
         vocab_size_ = config.vocab_size;
-        cache_ = std::make_unique<KvCache>(model.kv());
+        prefill_rows_ = model.step_rows(Form::kPrefill);
+        decode_rows_ = model.step_rows(Form::kDecode);
+        cache_ = std::make_unique<KvCache>(model.kv(), max_context_);
     });
 }
 
@@ -54,11 +57,50 @@ std::vector<int> Session::checked(std::span<const int64_t> ids, int64_t more_tok
 
 void Session::set_size(size_t tokens) {
     tokens_.resize(tokens);
+    forms_.resize(tokens);
     position_ = static_cast<int>(tokens);
 }
 
-bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
-                      const Interrupt& interrupt, const Cancelled& cancelled) {
+void Session::append(int token, Form form) {
+    tokens_.push_back(token);
+    forms_.push_back(form);
+    position_ = static_cast<int>(tokens_.size());
+}
+
+std::pair<int, Form> Session::next_rows() const {
+    const Form form = forms_[computed_];
+    const int most = form == Form::kPrefill ? prefill_rows_ : decode_rows_;
+    const int end = std::min<int>(static_cast<int>(tokens_.size()), computed_ + most);
+    int last = computed_;
+    while (last < end && forms_[last] == form) ++last;
+    return {last - computed_, form};
+}
+
+void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt) {
+    const int end = computed_ + count, total = static_cast<int>(tokens_.size());
+    const bool choose = wanted.request && end == total;
+    engine_->step([&](Model& model) {
+        cache_->reserve(model.backend(), end);
+        std::vector<Row> rows;
+        std::vector<int> which;
+        for (int position = computed_; position < end; ++position) {
+            rows.push_back({tokens_[position], position, cache_->view()});
+            if (position >= total - wanted.rows) which.push_back(position - computed_);
+        }
+        if (choose && form == Form::kDecode && count == 1) {
+            *wanted.choice = model.decode(rows, {wanted.request, 1}, interrupt)[0];
+            return;
+        }
+        model.forward(rows, form, interrupt);
+        const int done = std::max(0, computed_ - (total - wanted.rows));
+        if (!which.empty()) model.logits(which, wanted.logits + size_t(done) * vocab_size_);
+        const int last = count - 1;
+        if (choose) *wanted.choice = model.choose({&last, 1}, {wanted.request, 1})[0];
+    });
+}
+
+bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,
+                      const Cancelled& cancelled) {
     struct Cancel {};
     int count = 0;
     const auto pause = [&] {
@@ -69,20 +111,12 @@ bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
     };
     const size_t before = tokens_.size();
     tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-    const int total = static_cast<int>(tokens_.size());
-    const int first_output = total - static_cast<int>(outputs);
+    forms_.resize(tokens_.size(), Form::kPrefill);
     try {
-        while (computed_ < total) {
-            count = std::min(kStepRows, total - computed_);
-            cache_->reserve(computed_ + count);
-            std::vector<Row> rows;
-            std::vector<int> which;
-            for (int i = 0; i < count; ++i) {
-                rows.push_back({tokens_[computed_ + i], computed_ + i, &cache_->view()});
-                if (computed_ + i >= first_output) which.push_back(i);
-            }
-            engine_->step(rows, which, out, pause);
-            if (out) out += which.size() * vocab_size_;
+        while (computed_ < static_cast<int>(tokens_.size())) {
+            Form form;
+            std::tie(count, form) = next_rows();
+            step(count, form, wanted, pause);
             computed_ += count;
         }
     } catch (const Cancel&) {
@@ -93,7 +127,7 @@ bool Session::compute(std::span<const int> ids, float* out, size_t outputs,
         if (closing_) cache_.reset();
         throw;
     }
-    set_size(total);
+    set_size(tokens_.size());
     return true;
 }
 
@@ -108,7 +142,7 @@ void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) 
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
-    compute(tokens, nullptr, 0, interrupt, nullptr);
+    compute(tokens, {}, interrupt, nullptr);
 }
 
 void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt) {
@@ -116,7 +150,7 @@ void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& 
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
-    compute(tokens, out, tokens.size(), interrupt, nullptr);
+    compute(tokens, {out, static_cast<int>(tokens.size())}, interrupt, nullptr);
 }
 
 std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "session/engine.h"
@@ -58,20 +59,33 @@ class Session : public std::enable_shared_from_this<Session> {
     void check_open() const;
     void set_size(size_t tokens);
     std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;
-    // Appends ids and computes all that is not; `out` takes the logits of the last `outputs` rows.
-    // False if cancelled between two steps.
-    bool compute(std::span<const int> ids, float* out, size_t outputs, const Interrupt& interrupt,
+    // What is wanted of the rows computed last.
+    struct Wanted {
+        float* logits = nullptr;  // [rows, vocab]   out
+        int rows = 0;
+        const SampleRequest* request = nullptr;  // for the last row
+        Choice* choice = nullptr;                // out
+    };
+    // Appends ids and computes all that is not. False if cancelled between two steps.
+    bool compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,
                  const Cancelled& cancelled);
+    // Computes `count` rows of one form from computed_ on, in one step.
+    void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
+    void append(int token, Form form);
+    // Rows from computed_ on that one step takes, and their form.
+    std::pair<int, Form> next_rows() const;
 
     const std::shared_ptr<Engine> engine_;
     int vocab_size_ = 0;
     int max_context_ = 0;
+    int prefill_rows_ = 0, decode_rows_ = 0;  // of a step at most
 
     mutable OwnedMutex mutex_;
     std::atomic<bool> closing_{false};
     std::atomic<int> position_{0};    // tokens_.size(), to be read during a step
     std::unique_ptr<KvCache> cache_;  // null after close()
     std::vector<int> tokens_;
+    std::vector<Form> forms_;  // of tokens_: generated ones are computed in the decode form
     int computed_ = 0;         // tokens whose keys and values are in the cache
     uint64_t generation_ = 0;  // the latest; older streams have ended
 };

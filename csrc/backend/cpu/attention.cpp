@@ -116,7 +116,8 @@ void CpuBackend::attention(const AttentionArgs& a) {
             float memory[kMaxHeadsPerKv * (kMostHeadDim + 2)];
             const State unit = state_at(memory, heads, a.head_dim);
             merge_pair(pair, [&](int64_t t, int kv_head, int u) {
-                attend_unit(kernels_, a, t, kv_head, u, scores_ + thread * scores_stride_, unit);
+                attend_unit(kernels_, a, t, kv_head, u,
+                            scratch_.scores + thread * scratch_.scores_stride, unit);
                 return unit;
             });
         });
@@ -124,7 +125,8 @@ void CpuBackend::attention(const AttentionArgs& a) {
     }
     // Few rows: the units of one row go to many threads first.
     const auto unit_at = [&](int64_t pair, int u) {
-        return state_at(units_ + (pair * most_units_ + u) * unit_floats_, heads, a.head_dim);
+        return state_at(scratch_.units + (pair * scratch_.most_units + u) * scratch_.unit_floats,
+                        heads, a.head_dim);
     };
     int units = 0;
     for (int64_t t = 0; t < a.tokens; ++t) units = std::max(units, span(a, t).units());
@@ -133,7 +135,7 @@ void CpuBackend::attention(const AttentionArgs& a) {
         const int u = static_cast<int>(task % units);
         if (u >= span(a, t).units()) return;
         attend_unit(kernels_, a, t, static_cast<int>(pair % a.kv_heads), u,
-                    scores_ + thread * scores_stride_, unit_at(pair, u));
+                    scratch_.scores + thread * scratch_.scores_stride, unit_at(pair, u));
     });
     pool_.run(pairs, [&](int64_t pair, int) {
         merge_pair(pair, [&](int64_t, int, int u) { return unit_at(pair, u); });

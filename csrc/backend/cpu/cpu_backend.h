@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "base/memory.h"
 #include "base/thread_pool.h"
 
 namespace gptoss::cpu {
@@ -16,8 +17,25 @@ namespace gptoss::cpu {
 // Activations into a product: float32 where every bit counts or weights are bf16, else blocks.
 enum class ActivationForm { kFloat, kBlocks };
 
+// Rows of a step: more make prefill faster and rings longer.
+constexpr int kPrefillRows = 256;
+constexpr int kDecodeRows = 64;
+
 // Attention of fewer (row, KV head) pairs a thread than this splits a row's keys over the threads.
 constexpr int kSplitBelow = 2;
+
+// What stages need for themselves, for steps of kPrefillRows rows.
+struct Scratch {
+    std::byte* activations = nullptr;  // [rows][widest] floats, or blocks in their place
+    float* staging = nullptr;          // [threads][widest]
+    float* qkv = nullptr;              // [rows][qkv_rows]
+    float* partial = nullptr;          // [rows][top_k][hidden]
+    float* scores = nullptr;           // [threads][scores_stride]
+    float* units = nullptr;            // [kSplitBelow * threads][most_units][unit_floats]
+    int* sorted = nullptr;             // [rows * top_k]
+    size_t widest = 0, scores_stride = 0, unit_floats = 0;
+    int most_units = 0;
+};
 
 class CpuBackend final : public Backend {
   public:
@@ -27,9 +45,17 @@ class CpuBackend final : public Backend {
                                        const TensorSource& source, WeightFormat dense,
                                        const Progress& progress) override;
     PlacedModel outline(const ModelConfig& config, WeightFormat dense) const override;
-    size_t prepare(const ModelConfig& config, int max_rows) override;
+    BackendTraits traits() const override;
+    size_t scratch_bytes(const ModelConfig& config) const override;
+    void prepare(const ModelConfig& config) override;
+    size_t available_bytes() const override { return available_memory(); }
 
-    void read_activations(const void* own, int rows, int columns, float* out) const override;
+    StageMemory allocate(size_t bytes, const std::string& purpose) override;
+    void write(void* to, const void* from, size_t bytes) override;
+    void read(void* to, const void* from, size_t bytes) override;
+    void repeat(int, const std::function<void()>& stages) override { stages(); }
+    double time(int calls, const std::function<void(int)>& work) override;
+    void read_activations(const void* own, int rows, int columns, float* out) override;
     double read_rate(const std::byte* data, size_t bytes) override;
     Precision precision() const override { return precision_; }
     std::vector<std::pair<std::string, std::string>> describe() const override;
@@ -49,7 +75,7 @@ class CpuBackend final : public Backend {
     // Normalises a row of x into `out` in the form asked for, by way of the thread's staging row.
     void norm_row(const float* x, const float* gain, int hidden, float eps, ActivationForm form,
                   std::byte* out, int thread);
-    // Fills sorted_, begin_ and active_: pairs (token * top_k + slot) by expert.
+    // Fills scratch_.sorted, begin_ and active_: pairs (token * top_k + slot) by expert.
     void sort_by_expert(const int* expert, int pairs, int experts);
     // Calls use(expert, task, pair, rows) for each chosen expert, task in [0, tasks) and group of
     // its pairs, over the threads.
@@ -60,18 +86,9 @@ class CpuBackend final : public Backend {
     const Kernels& kernels_;
     ThreadPool pool_;
 
-    // Scratch, sized by prepare().
     Memory memory_;
-    std::byte* activations_ = nullptr;  // [max_rows][widest] floats, or blocks in their place
-    float* staging_ = nullptr;          // [threads][widest]
-    float* qkv_ = nullptr;              // [max_rows][qkv_rows]
-    float* partial_ = nullptr;          // [max_rows][top_k][hidden]
-    float* scores_ = nullptr;           // [threads][scores_stride]
-    float* units_ = nullptr;            // [kSplitBelow * threads][most_units][unit_floats]
-    int* sorted_ = nullptr;             // [max_rows * top_k]
-    size_t widest_ = 0, scores_stride_ = 0, unit_floats_ = 0;
-    int most_units_ = 0;
-    std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in sorted_
+    Scratch scratch_;
+    std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in scratch_.sorted
     std::vector<int> active_;  // experts with pairs
 };
 

@@ -1,5 +1,4 @@
-// The stages over dense weights: embed, qkv, attn_out, logits; and the backend's scratch.
-#include <chrono>
+// The stages over dense weights: embed, qkv, attn_out, logits.
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
@@ -7,49 +6,6 @@
 #include "backend/kv_slot.h"
 
 namespace gptoss::cpu {
-
-const Kernels& kernels(Isa isa) {
-    switch (isa) {
-#ifdef GPTOSS_X86
-        case Isa::kAvx2: return avx2::kKernels;
-        case Isa::kAvx512: return avx512::kKernels;
-#endif
-        default: return scalar::kKernels;
-    }
-}
-
-CpuBackend::CpuBackend(Precision precision, int threads)
-    : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
-
-size_t CpuBackend::prepare(const ModelConfig& c, int max_rows) {
-    if (max_rows < 1 || max_rows > kMostStepRows)
-        throw InvalidArgument(
-            message("rows a step is ", max_rows, ", wanted 1 to ", kMostStepRows));
-    const size_t rows = max_rows, threads = pool_.threads();
-    const size_t widest = std::max(c.hidden_size, c.query_rows());
-    const size_t context_units = c.max_context / (kUnitTiles * kKvTile) + 2;
-    const size_t heads_per_kv = c.heads / c.kv_heads;
-    unit_floats_ = heads_per_kv * (c.head_dim + 2);
-    const auto carve = [&](Carver& carver) {
-        activations_ = carver.take<std::byte>(rows * widest * sizeof(float));
-        staging_ = carver.take<float>(threads * widest);
-        qkv_ = carver.take<float>(rows * c.qkv_rows());
-        partial_ = carver.take<float>(rows * c.experts_per_token * c.hidden_size);
-        scores_ = carver.take<float>(threads * heads_per_kv * kUnitTiles * kKvTile);
-        units_ = carver.take<float>(kSplitBelow * threads * context_units * unit_floats_);
-        sorted_ = carver.take<int>(rows * c.experts_per_token);
-    };
-    Carver count;
-    carve(count);
-    memory_ = Memory(count.used(), "scratch");
-    Carver carver(memory_.data(), memory_.size());
-    carve(carver);
-    widest_ = widest;
-    scores_stride_ = heads_per_kv * kUnitTiles * kKvTile;
-    most_units_ = static_cast<int>(context_units);
-    begin_.assign(c.experts + 1, 0);
-    return memory_.size();
-}
 
 ActivationForm CpuBackend::form(WeightFormat weights) const {
     const bool blocks = precision_ == Precision::kFast && weights != WeightFormat::kBf16;
@@ -65,29 +21,11 @@ Product CpuBackend::product(WeightFormat weights) const {
     }
 }
 
-std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
-    const std::string isa = isa_name(kernels_.isa);
-    const bool fast = precision_ == Precision::kFast;
-    const std::string blocks = fast ? ", 16-bit block activations" : ", float32 activations";
-    return {
-        {"instruction set", isa},
-        {"threads", std::to_string(pool_.threads())},
-        {"embed", "table look-up"},
-        {"qkv", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"attention", isa + (fast ? ", float16 cache" : ", float32 cache")},
-        {"attn_out", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"router", isa + ", bf16 with float32 activations"},
-        {"moe_up", isa + ", mxfp4" + blocks},
-        {"moe_down", isa + ", mxfp4" + blocks},
-        {"logits", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"sample", "float64"},
-    };
-}
-
 void CpuBackend::norm_row(const float* x, const float* gain, int hidden, float eps,
                           ActivationForm form, std::byte* out, int thread) {
     const bool blocks = form == ActivationForm::kBlocks;
-    float* row = blocks ? staging_ + thread * widest_ : reinterpret_cast<float*>(out);
+    float* row =
+        blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(out);
     kernels_.rms_norm(x, gain, hidden, eps, row);
     if (blocks) kernels_.quantize(row, hidden, block_row(out, hidden), 0);
 }
@@ -131,12 +69,12 @@ void CpuBackend::qkv(const QkvArgs& a) {
     const ActivationForm activation = form(a.weight.format);
     pool_.run(a.tokens, [&](int64_t t, int thread) {
         norm_row(a.x + t * a.hidden, a.norm, a.hidden, a.eps, activation,
-                 activations_ + t * a.hidden * sizeof(float), thread);
+                 scratch_.activations + t * a.hidden * sizeof(float), thread);
     });
     const int width = a.weight.rows;
-    multiply(pool_, kernels_, product(a.weight.format), a.weight, activations_, a.tokens,
+    multiply(pool_, kernels_, product(a.weight.format), a.weight, scratch_.activations, a.tokens,
              [&](int t, int first, int count, const float* values) {
-                 float* out = qkv_ + size_t(t) * width + first;
+                 float* out = scratch_.qkv + size_t(t) * width + first;
                  for (int i = 0; i < count; ++i) out[i] = values[i] + a.bias[first + i];
              });
     const int half = a.head_dim / 2, query_rows = a.heads * a.head_dim;
@@ -149,7 +87,7 @@ void CpuBackend::qkv(const QkvArgs& a) {
             cosine[i] = static_cast<float>(std::cos(double{angle})) * a.concentration;
             sine[i] = static_cast<float>(std::sin(double{angle})) * a.concentration;
         }
-        float* q = qkv_ + t * width;
+        float* q = scratch_.qkv + t * width;
         float* k = q + query_rows;
         const float* v = k + a.kv_heads * a.head_dim;
         for (int head = 0; head < a.heads + a.kv_heads; ++head)
@@ -170,10 +108,10 @@ void CpuBackend::attn_out(const AttnOutArgs& a) {
     const std::byte* rows = reinterpret_cast<const std::byte*>(a.attention);
     if (form(a.weight.format) == ActivationForm::kBlocks) {
         pool_.run(a.tokens, [&](int64_t t, int) {
-            std::byte* out = activations_ + t * a.columns * sizeof(float);
+            std::byte* out = scratch_.activations + t * a.columns * sizeof(float);
             kernels_.quantize(a.attention + t * a.columns, a.columns, block_row(out, a.columns), 0);
         });
-        rows = activations_;
+        rows = scratch_.activations;
     }
     multiply(pool_, kernels_, product(a.weight.format), a.weight, rows, a.tokens,
              [&](int t, int first, int count, const float* values) {
@@ -186,25 +124,12 @@ void CpuBackend::logits(const LogitsArgs& a) {
     const ActivationForm activation = form(a.weight.format);
     pool_.run(a.outputs, [&](int64_t i, int thread) {
         norm_row(a.x + size_t(a.row[i]) * a.hidden, a.norm, a.hidden, a.eps, activation,
-                 activations_ + i * a.hidden * sizeof(float), thread);
+                 scratch_.activations + i * a.hidden * sizeof(float), thread);
     });
-    multiply(pool_, kernels_, product(a.weight.format), a.weight, activations_, a.outputs,
+    multiply(pool_, kernels_, product(a.weight.format), a.weight, scratch_.activations, a.outputs,
              [&](int i, int first, int count, const float* values) {
                  std::copy(values, values + count, a.logits + size_t(i) * a.vocab + first);
              });
-}
-
-double CpuBackend::read_rate(const std::byte* data, size_t bytes) {
-    constexpr size_t kPiece = size_t{1} << 20;
-    const size_t pieces = std::max<size_t>(bytes / kPiece, 1);
-    const size_t piece = bytes / pieces / 256 * 256;
-    std::atomic<uint64_t> all{0};
-    const auto start = std::chrono::steady_clock::now();
-    pool_.run(static_cast<int64_t>(pieces), [&](int64_t i, int) {
-        all.fetch_or(kernels_.read(data + i * piece, piece), std::memory_order_relaxed);
-    });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    return static_cast<double>(pieces * piece) / std::max(seconds.count(), 1e-9);
 }
 
 }  // namespace gptoss::cpu

@@ -11,6 +11,7 @@
 
 namespace gptoss::cpu {
 
+constexpr int kKvTile = 16;  // positions of a tile of keys or values
 constexpr int kPanelRows = 16;
 constexpr int kMostProductRows = 8;  // activation rows that any product takes at once
 constexpr int kBlock = 32;           // columns that share a scale

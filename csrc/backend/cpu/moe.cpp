@@ -36,7 +36,8 @@ void CpuBackend::router(const RouterArgs& a) {
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     pool_.run(a.tokens, [&](int64_t t, int thread) {
         auto* h = static_cast<std::byte*>(a.h) + t * a.hidden * sizeof(float);
-        float* row = blocks ? staging_ + thread * widest_ : reinterpret_cast<float*>(h);
+        float* row =
+            blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(h);
         kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
         if (blocks) kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
         float score[kMostExperts];
@@ -52,7 +53,7 @@ void CpuBackend::router(const RouterArgs& a) {
     });
 }
 
-void CpuBackend::read_activations(const void* own, int rows, int columns, float* out) const {
+void CpuBackend::read_activations(const void* own, int rows, int columns, float* out) {
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     for (int r = 0; r < rows; ++r) {
         const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
@@ -73,7 +74,7 @@ void CpuBackend::sort_by_expert(const int* expert, int pairs, int experts) {
         begin_[e + 1] += begin_[e];
     }
     // Counting sort; begin_[e] walks to the end of e's part, and is shifted back after.
-    for (int i = 0; i < pairs; ++i) sorted_[begin_[expert[i]]++] = i;
+    for (int i = 0; i < pairs; ++i) scratch_.sorted[begin_[expert[i]]++] = i;
     for (int e = experts; e > 0; --e) begin_[e] = begin_[e - 1];
     begin_[0] = 0;
 }
@@ -84,7 +85,8 @@ void CpuBackend::for_each_expert(const int* expert, int pairs, int experts, int 
     pool_.run(static_cast<int64_t>(active_.size()) * tasks, [&](int64_t index, int) {
         const int e = active_[index / tasks], task = static_cast<int>(index % tasks);
         for (int first = begin_[e]; first < begin_[e + 1]; first += kernels_.max_rows)
-            use(e, task, sorted_ + first, std::min(kernels_.max_rows, begin_[e + 1] - first));
+            use(e, task, scratch_.sorted + first,
+                std::min(kernels_.max_rows, begin_[e + 1] - first));
     });
 }
 
@@ -136,7 +138,8 @@ void CpuBackend::moe_down(const MoeDownArgs& a) {
                 const float* bias = a.bias + size_t(e) * a.hidden + first;
                 for (int r = 0; r < rows; ++r)
                     for (int i = 0; i < kPanelRows; ++i)
-                        partial_[size_t(pair[r]) * a.hidden + first + i] = out[r][i] + bias[i];
+                        scratch_.partial[size_t(pair[r]) * a.hidden + first + i] =
+                            out[r][i] + bias[i];
             }
         });
     // Slot by slot, best expert first: the order does not follow the sorting.
@@ -145,7 +148,7 @@ void CpuBackend::moe_down(const MoeDownArgs& a) {
             float total = 0;
             for (int slot = 0; slot < a.top_k; ++slot) {
                 const size_t pair = t * a.top_k + slot;
-                total += a.weight[pair] * partial_[pair * a.hidden + i];
+                total += a.weight[pair] * scratch_.partial[pair * a.hidden + i];
             }
             a.x[t * a.hidden + i] += total;
         }

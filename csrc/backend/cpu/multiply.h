@@ -9,8 +9,6 @@
 
 namespace gptoss::cpu {
 
-constexpr int kMostStepRows = 1024;
-
 // out[row][lane] of one panel, rows at most kMostProductRows.
 inline void multiply_panel(Product product, const Matrix& m, int expert, int panel,
                            const void* const* x, int rows, float (*out)[kPanelRows]) {

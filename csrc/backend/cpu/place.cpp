@@ -215,7 +215,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     if (available && model->bytes > available)
         throw OutOfMemory(message("the weights take ", model->bytes,
                                   " bytes, this machine can give ", available));
-    model->memory = Memory(model->bytes, "weights");
+    model->memory = allocate(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, carver, *model);
 

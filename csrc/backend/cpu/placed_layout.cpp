@@ -1,6 +1,7 @@
 #include "backend/cpu/placed_layout.h"
 
 #include "backend/cpu/cpu_backend.h"
+#include "base/memory.h"
 
 namespace gptoss::cpu {
 

@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "base/memory.h"
 
 namespace gptoss::cpu {
 

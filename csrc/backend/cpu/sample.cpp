@@ -1,4 +1,5 @@
-// The sample stage: one choice from one row of logits. Bound by a few passes over the vocabulary.
+// The sample stage: a choice for each row of logits, a row a thread. Bound by a few passes over the
+// vocabulary.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -19,26 +20,33 @@ bool likelier(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
-void find_top(const SampleArgs& a, double log_total) {
+// One row of a step's choices.
+struct Choosing {
+    const float* logits;  // [vocab]
+    int vocab;
+    const SampleRow& row;
+};
+
+void find_top(const Choosing& c, double log_total, TopLogprob* out) {
     std::vector<Candidate> best;
-    for (int token = 0; token < a.vocab && a.top_logprobs > 0; ++token) {
-        const Candidate c = {token, a.logits[token], 0};
-        const bool full = static_cast<int>(best.size()) == a.top_logprobs;
-        if (full && !likelier(c, best.back())) continue;
+    for (int token = 0; token < c.vocab && c.row.top_logprobs > 0; ++token) {
+        const Candidate candidate = {token, c.logits[token], 0};
+        const bool full = static_cast<int>(best.size()) == c.row.top_logprobs;
+        if (full && !likelier(candidate, best.back())) continue;
         if (full) best.pop_back();
-        best.insert(std::upper_bound(best.begin(), best.end(), c, likelier), c);
+        best.insert(std::upper_bound(best.begin(), best.end(), candidate, likelier), candidate);
     }
     for (size_t i = 0; i < best.size(); ++i)
-        a.top_logprob[i] = {best[i].token, static_cast<float>(best[i].logit - log_total)};
+        out[i] = {best[i].token, static_cast<float>(best[i].logit - log_total)};
 }
 
 // The logits after bias and penalties, in float64: a large bias must not make ties.
-std::vector<double> adjusted(const SampleArgs& a) {
-    std::vector<double> logits(a.logits, a.logits + a.vocab);
-    for (int i = 0; i < a.biases; ++i) logits[a.bias[i].token] += a.bias[i].bias;
-    const SamplingParameters& p = a.parameters;
-    for (int i = 0; i < a.seen_tokens; ++i) {
-        const TokenCount& seen = a.seen[i];
+std::vector<double> adjusted(const Choosing& c) {
+    std::vector<double> logits(c.logits, c.logits + c.vocab);
+    for (int i = 0; i < c.row.biases; ++i) logits[c.row.bias[i].token] += c.row.bias[i].bias;
+    const SamplingParameters& p = c.row.parameters;
+    for (int i = 0; i < c.row.seen_tokens; ++i) {
+        const TokenCount& seen = c.row.seen[i];
         double& logit = logits[seen.token];
         logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
         if (seen.generated > 0) logit -= p.presence_penalty + p.frequency_penalty * seen.generated;
@@ -85,6 +93,8 @@ std::vector<Candidate> find_candidates(const std::vector<double>& logits,
     for (Candidate& c : candidates) c.weight = std::exp((c.logit - max) / p.temperature);
     if (p.top_p < 1) keep_top_p(candidates, p.top_p);
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < p.min_p; });
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
     return candidates;
 }
 
@@ -99,25 +109,32 @@ int draw(const std::vector<Candidate>& candidates, double unit) {
     return candidates.back().token;
 }
 
+// Token -1 if the logits are not finite.
+TopLogprob choose(const Kernels& kernels, const Choosing& c, TopLogprob* top) {
+    const float raw_max = kernels.max(c.logits, c.vocab);
+    const double log_total = raw_max + std::log(kernels.sum_exp(c.logits, c.vocab, raw_max));
+    if (!std::isfinite(log_total)) return {-1, 0};
+    find_top(c, log_total, top);
+    int token;
+    if (c.row.parameters.temperature > 0) {
+        token = draw(find_candidates(adjusted(c), c.row.parameters),
+                     random_unit(c.row.parameters.seed, c.row.position));
+    } else if (c.row.biases || c.row.seen_tokens) {
+        const std::vector<double> logits = adjusted(c);
+        token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    } else {
+        token = static_cast<int>(std::find(c.logits, c.logits + c.vocab, raw_max) - c.logits);
+    }
+    return {token, static_cast<float>(c.logits[token] - log_total)};
+}
+
 }  // namespace
 
 void CpuBackend::sample(const SampleArgs& a) {
-    const float raw_max = kernels_.max(a.logits, a.vocab);
-    const double log_total = raw_max + std::log(kernels_.sum_exp(a.logits, a.vocab, raw_max));
-    if (!std::isfinite(log_total))
-        throw Error("the model gave logits that are not finite; are its weights damaged?");
-    find_top(a, log_total);
-    int token;
-    if (a.parameters.temperature > 0) {
-        token = draw(find_candidates(adjusted(a), a.parameters),
-                     random_unit(a.parameters.seed, a.position));
-    } else if (a.biases || a.seen_tokens) {
-        const std::vector<double> logits = adjusted(a);
-        token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    } else {
-        token = static_cast<int>(std::find(a.logits, a.logits + a.vocab, raw_max) - a.logits);
-    }
-    *a.chosen = {token, static_cast<float>(a.logits[token] - log_total)};
+    pool_.run(a.outputs, [&](int64_t i, int) {
+        const Choosing c = {a.logits + size_t(i) * a.vocab, a.vocab, a.row[i]};
+        a.chosen[i] = choose(kernels_, c, a.top_logprob + size_t(i) * kMostTopLogprobs);
+    });
 }
 
 }  // namespace gptoss::cpu

@@ -1,0 +1,121 @@
+// The processor as a backend: what it wants of steps, its scratch, its memory, its clock.
+#include "backend/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "backend/kv_slot.h"
+
+namespace gptoss::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Over a carver of no memory it only counts.
+Scratch carve(const ModelConfig& c, size_t threads, Carver& carver) {
+    const size_t rows = kPrefillRows, heads_per_kv = c.heads / c.kv_heads;
+    Scratch s;
+    s.widest = std::max(c.hidden_size, c.query_rows());
+    s.scores_stride = heads_per_kv * kUnitTiles * kKvTile;
+    s.unit_floats = heads_per_kv * (c.head_dim + 2);
+    s.most_units = c.max_context / (kUnitTiles * kKvTile) + 2;
+    s.activations = carver.take<std::byte>(rows * s.widest * sizeof(float));
+    s.staging = carver.take<float>(threads * s.widest);
+    s.qkv = carver.take<float>(rows * c.qkv_rows());
+    s.partial = carver.take<float>(rows * c.experts_per_token * c.hidden_size);
+    s.scores = carver.take<float>(threads * s.scores_stride);
+    s.units = carver.take<float>(kSplitBelow * threads * s.most_units * s.unit_floats);
+    s.sorted = carver.take<int>(rows * c.experts_per_token);
+    return s;
+}
+
+}  // namespace
+
+const Kernels& kernels(Isa isa) {
+    switch (isa) {
+#ifdef GPTOSS_X86
+        case Isa::kAvx2: return avx2::kKernels;
+        case Isa::kAvx512: return avx512::kKernels;
+#endif
+        default: return scalar::kKernels;
+    }
+}
+
+CpuBackend::CpuBackend(Precision precision, int threads)
+    : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
+
+BackendTraits CpuBackend::traits() const {
+    return {kPrefillRows, kDecodeRows, false, true, kKvTile, static_cast<int>(sizeof(float))};
+}
+
+size_t CpuBackend::scratch_bytes(const ModelConfig& config) const {
+    Carver count;
+    carve(config, pool_.threads(), count);
+    return count.used();
+}
+
+void CpuBackend::prepare(const ModelConfig& config) {
+    memory_ = Memory(scratch_bytes(config), "scratch");
+    Carver carver(memory_.data(), memory_.size());
+    scratch_ = carve(config, pool_.threads(), carver);
+    begin_.assign(config.experts + 1, 0);
+}
+
+StageMemory CpuBackend::allocate(size_t bytes, const std::string& purpose) {
+    auto memory = std::make_shared<Memory>(bytes, purpose);
+    std::byte* data = memory->data();
+    return {data, bytes, [memory](std::byte*) mutable { memory.reset(); }};
+}
+
+void CpuBackend::write(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+void CpuBackend::read(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+double CpuBackend::time(int calls, const std::function<void(int)>& work) {
+    std::vector<double> seconds;
+    for (int call = 0; call < calls; ++call) {
+        const auto start = Clock::now();
+        work(call);
+        seconds.push_back(seconds_since(start));
+    }
+    std::nth_element(seconds.begin(), seconds.begin() + calls / 2, seconds.end());
+    return seconds[calls / 2];
+}
+
+double CpuBackend::read_rate(const std::byte* data, size_t bytes) {
+    constexpr size_t kPiece = size_t{1} << 20;
+    const size_t pieces = std::max<size_t>(bytes / kPiece, 1);
+    const size_t piece = bytes / pieces / 256 * 256;
+    std::atomic<uint64_t> all{0};
+    const auto start = Clock::now();
+    pool_.run(static_cast<int64_t>(pieces), [&](int64_t i, int) {
+        all.fetch_or(kernels_.read(data + i * piece, piece), std::memory_order_relaxed);
+    });
+    return static_cast<double>(pieces * piece) / std::max(seconds_since(start), 1e-9);
+}
+
+std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
+    const std::string isa = isa_name(kernels_.isa);
+    const bool fast = precision_ == Precision::kFast;
+    const std::string blocks = fast ? ", 16-bit block activations" : ", float32 activations";
+    return {
+        {"instruction set", isa},
+        {"threads", std::to_string(pool_.threads())},
+        {"embed", "table look-up"},
+        {"qkv", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"attention", isa + (fast ? ", float16 cache" : ", float32 cache")},
+        {"attn_out", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"router", isa + ", bf16 with float32 activations"},
+        {"moe_up", isa + ", mxfp4" + blocks},
+        {"moe_down", isa + ", mxfp4" + blocks},
+        {"logits", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"sample", "float64"},
+    };
+}
+
+}  // namespace gptoss::cpu
