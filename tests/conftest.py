@@ -1,4 +1,4 @@
-"""What several test files share: instruction sets, sizes, golden checkpoints, a second process."""
+"""What several test files share: devices, sizes, golden checkpoints, a second process."""
 
 import os
 import subprocess
@@ -7,19 +7,70 @@ import sys
 import gptoss_native as gn
 import numpy as np
 import pytest
+from emulation import build
 from make_goldens import read_golden
 from random_checkpoint import COMMON, SHAPES
 
 RENAMED = {"num_local_experts": "num_experts", "num_experts_per_tok": "experts_per_token"}
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
-def instruction_set(request, monkeypatch):
+INSTRUCTION_SETS = ["scalar", "avx2", "avx512"]
+EMULATED = "cuda-emulated"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cuda-device",
+        default=EMULATED,
+        help='what tests marked cuda run on: "cuda" is a card, "cuda-emulated" (default) needs none',
+    )
+
+
+def pytest_configure(config):
+    # A card that happens to be there must not change what device="auto" means in the other tests.
+    if config.getoption("--cuda-device") == EMULATED:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="session")
+def cuda_device(request):
+    """The device of tests marked cuda; the emulated one is built first (a minute, once)."""
+    device = request.config.getoption("--cuda-device")
+    if device == EMULATED and "GPTOSS_CUDA_EMULATED" not in os.environ:
+        if build.compiler() is None:
+            pytest.skip("no C++ compiler to build the emulated CUDA device with")
+        folder = build.ROOT / "build" / "emulation"
+        library = build.build(folder, build.backend_sources(), "libgptoss_cuda_emulated.so")
+        os.environ["GPTOSS_CUDA_EMULATED"] = str(library)
+    return device
+
+
+@pytest.fixture
+def take_instruction_set(monkeypatch):
+    """Return a function: models made in the test run on the set named; skips where it is absent."""
+
+    def take(name):
+        if name not in gn.info()["cpu"]["instruction_sets"]:
+            pytest.skip(f"this machine has no {name}")
+        monkeypatch.setenv("GPTOSS_ISA", name)
+
+    return take
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request, take_instruction_set):
     """Models made in the test run on this set; skipped where the machine lacks it."""
-    if request.param not in gn.info()["cpu"]["instruction_sets"]:
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setenv("GPTOSS_ISA", request.param)
+    take_instruction_set(request.param)
     return request.param
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, pytest.param("cuda", marks=pytest.mark.cuda)])
+def any_device(request, take_instruction_set):
+    """What to pass as `device`, for each instruction set and for CUDA."""
+    if request.param == "cuda":
+        return request.getfixturevalue("cuda_device")
+    take_instruction_set(request.param)
+    return "cpu"
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,6 @@ using Progress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
 struct BackendTraits {
     int prefill_rows;      // most rows of a step of prompt tokens
     int decode_rows;       // most rows of a step of generated tokens, and of logits
-    bool pads_decode;      // every decode step has decode_rows rows, the last without a sequence
     bool host_memory;      // its memory is the host's: pointers may be passed as they are
     int key_tile;          // positions of a tile of keys (KvLayer)
     int activation_bytes;  // of a value of h and act, in the backend's own form
@@ -90,6 +89,8 @@ class Backend {
     virtual void read_activations(const void* own, int rows, int columns, float* out) = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.
     virtual double read_rate(const std::byte* data, size_t bytes) = 0;
+    // Bytes a second that the device reads and writes while it copies so many bytes.
+    virtual double copy_rate(size_t bytes) = 0;
     virtual Precision precision() const = 0;
     // Pairs of names and values for people: threads, instruction set, the kernel of each stage.
     virtual std::vector<std::pair<std::string, std::string>> describe() const = 0;

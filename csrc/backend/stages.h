@@ -48,8 +48,6 @@ struct KvLayer {
     DType type;  // of keys and values: float32 or float16
 };
 
-// A decode step of a backend that pads (BackendTraits) ends in rows without a sequence: their kv is
-// null, they read and write no cache, choose no expert, and what they give is not looked at.
 struct Row {
     int token;
     int position;
@@ -103,14 +101,13 @@ struct AttnOutArgs {
 
 // Normalise, score the experts, keep the best.
 struct RouterArgs {
-    const Row* rows;    // [tokens]
     const float* x;     // [tokens, hidden]   residual
     const float* norm;  // [hidden]           gain
     Matrix gate;        // [experts, hidden]
     const float* bias;  // [experts]
     float eps;
     void* h;        // [tokens, hidden]   out: normalised x for moe_up, in the backend's own form
-    int* expert;    // [tokens, top_k]    out: best first, ties to the lower id; -1 without sequence
+    int* expert;    // [tokens, top_k]    out: best first, ties to the lower id
     float* weight;  // [tokens, top_k]    out: each row sums to 1
     Form form;
     int tokens, hidden, experts, top_k;

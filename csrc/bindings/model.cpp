@@ -2,10 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
 #include "base/float_environment.h"
+#include "base/thread_pool.h"
 #include "bindings/bindings.h"
+#include "bindings/devices.h"
 #include "bindings/numbers.h"
 #include "weights/file_source.h"
 #include "weights/random_source.h"
@@ -64,17 +65,16 @@ int choose(const char* name, py::handle value, std::initializer_list<Choice> cho
 }
 
 struct Options {
+    DeviceChoice device;
     WeightFormat dense;
     Precision precision;
     int threads;
 };
 
-// Options that name no device of this build are refused, never replaced.
 Options to_options(const py::object& device, const py::object& dense, const py::object& precision,
                    const py::object& threads) {
-    if (choose("device", device, {{"auto", 0}, {"cpu", 0}, {"cuda", 1}}))
-        throw DeviceError("device \"cuda\": this build has no CUDA backend");
     Options o;
+    o.device = to_device(device);
     o.dense = static_cast<WeightFormat>(choose(
         "dense", dense, {{"bf16", int(WeightFormat::kBf16)}, {"int8", int(WeightFormat::kInt8)}}));
     o.precision = static_cast<Precision>(
@@ -89,7 +89,7 @@ Options to_options(const py::object& device, const py::object& dense, const py::
 std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource& source,
                                    const ModelTensors& tensors, const Options& options,
                                    const py::object& progress) {
-    auto backend = std::make_unique<cpu::CpuBackend>(options.precision, options.threads);
+    auto backend = make_backend(options.device, options.precision, options.threads);
     const Progress report = [&progress](uint64_t done, uint64_t total) {
         const TakeGil gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -149,14 +149,16 @@ py::dict plan(const py::dict& config_dict, const py::object& device, const py::o
     const ModelConfig config = to_config(config_dict);
     const auto max_context =
         static_cast<int>(to_integer("max_context", max_context_object, 1, config.max_context));
-    cpu::CpuBackend backend(options.precision, options.threads);
-    const PlacedModel outline = backend.outline(config, options.dense);
-    const KvGeometry kv(config, options.precision, backend.traits());
+    const auto backend = make_backend(options.device, options.precision, options.threads);
+    const PlacedModel outline = backend->outline(config, options.dense);
+    const KvGeometry kv(config, options.precision, backend->traits());
     py::dict out;
     out["weight_bytes"] = outline.bytes;
     out["scratch_bytes"] =
-        step_buffer_bytes(config, backend.traits()) + backend.scratch_bytes(config);
+        step_buffer_bytes(config, backend->traits()) + backend->scratch_bytes(config);
     out["cache_bytes"] = kv.bytes(max_context);
+    out["available_bytes"] = backend->available_bytes();
+    out["device"] = options.device.kind;
     out["decode_bytes"] = decode_bytes(config, outline, kv, 0);
     out["decode_bytes_at_max_context"] = decode_bytes(config, outline, kv, max_context - 1);
     return out;
@@ -210,6 +212,11 @@ double read_rate(const LoadedModel& self) {
     });
 }
 
+double copy_rate(const LoadedModel& self, size_t bytes) {
+    return self.engine().with_model(
+        [&](Model& model) { return model.backend().copy_rate(bytes); });
+}
+
 std::shared_ptr<Session> session(const LoadedModel& self, const py::object& max_context) {
     const auto wanted = to_optional_integer("max_context", max_context);
     const auto engine = self.shared_engine();
@@ -240,6 +247,8 @@ void bind_model(py::module_& m) {
         .def("info", &info)
         .def("read_rate", &read_rate, release,
              "Bytes a second that the device reads from the weights, without arithmetic.")
+        .def("copy_rate", &copy_rate, py::arg("bytes"), release,
+             "Bytes a second that the device reads and writes while it copies so many bytes.")
         .def("decode_bytes", &decode_step_bytes, py::arg("position") = 0,
              "Bytes that decoding one token at the position reads.");
     m.def("plan", &plan, py::arg("config"), py::kw_only(), py::arg("device") = "auto",

@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/devices.h"
 
 namespace py = pybind11;
 
@@ -154,6 +155,7 @@ PYBIND11_MODULE(_core, m) {
     bind_model(m);
     bind_stages(m);
     m.def("cpu_info", &cpu_info, "What this machine's processor offers and which kernels run.");
+    m.def("cuda_info", &cuda_info, "The CUDA devices, or why there are none.");
     m.def("available_memory", &available_memory,
           "Bytes this machine could still give; 0 where it does not say.");
     m.def("measure_read_rate", &measure_read_rate, py::arg("bytes"), py::arg("threads") = 0,

@@ -9,9 +9,6 @@
 namespace gptoss {
 namespace {
 
-// What Backend::repeat() may record.
-constexpr int kDecodeStep = 0;
-
 StepBuffers carve(const ModelConfig& c, const BackendTraits& traits, Carver& carver) {
     const size_t rows = std::max(traits.prefill_rows, traits.decode_rows);
     const size_t outputs = traits.decode_rows, pairs = rows * c.experts_per_token;
@@ -63,10 +60,8 @@ int Model::step_rows(Form form) const {
     return form == Form::kPrefill ? traits_.prefill_rows : traits_.decode_rows;
 }
 
-void Model::write_rows(std::span<const Row> rows, int padded) {
-    std::vector<Row> all(rows.begin(), rows.end());
-    all.resize(padded, {0, 0, nullptr});
-    backend_->write(buffers_.rows, all.data(), all.size() * sizeof(Row));
+void Model::write_rows(std::span<const Row> rows) {
+    backend_->write(buffers_.rows, rows.data(), rows.size_bytes());
 }
 
 void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
@@ -77,17 +72,15 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
         qkv(layer, b.rows, tokens, form, b.x, b.q);
         attention(layer, b.rows, tokens, form, b.q, b.attention);
         attn_out(layer, tokens, form, b.attention, b.x);
-        router(layer, b.rows, tokens, form, b.x, b.h, b.expert, b.weight);
+        router(layer, tokens, form, b.x, b.h, b.expert, b.weight);
         moe_up(layer, tokens, form, b.h, b.expert, b.act);
         moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x);
     }
 }
 
 void Model::forward(std::span<const Row> rows, Form form, const Interrupt& interrupt) {
-    const bool pads = form == Form::kDecode && traits_.pads_decode;
-    const int tokens = pads ? traits_.decode_rows : static_cast<int>(rows.size());
-    write_rows(rows, tokens);
-    layers(tokens, form, interrupt);
+    write_rows(rows);
+    layers(static_cast<int>(rows.size()), form, interrupt);
 }
 
 void Model::logits(std::span<const int> which, float* out) {
@@ -108,7 +101,7 @@ std::vector<Choice> Model::choose(std::span<const int> which,
                                   std::span<const SampleRequest> requests) {
     const int count = static_cast<int>(which.size());
     backend_->write(buffers_.which, which.data(), which.size_bytes());
-    write_requests(requests, count);
+    write_requests(requests);
     logits(buffers_.x, buffers_.which, count, buffers_.logits);
     sample(count);
     return read_choices(requests);
@@ -117,13 +110,14 @@ std::vector<Choice> Model::choose(std::span<const int> which,
 std::vector<Choice> Model::decode(std::span<const Row> rows,
                                   std::span<const SampleRequest> requests,
                                   const Interrupt& interrupt) {
-    const int tokens = traits_.pads_decode ? traits_.decode_rows : static_cast<int>(rows.size());
-    write_rows(rows, tokens);
-    write_requests(requests, tokens);
+    const int tokens = static_cast<int>(rows.size());
+    write_rows(rows);
+    write_requests(requests);
     std::vector<int> which(tokens);
     for (int i = 0; i < tokens; ++i) which[i] = i;
     backend_->write(buffers_.which, which.data(), which.size() * sizeof(int));
-    backend_->repeat(kDecodeStep, [&] {
+    // A step of so many rows is the same work each time, but for what the buffers hold.
+    backend_->repeat(tokens, [&] {
         layers(tokens, Form::kDecode, interrupt);
         logits(buffers_.x, buffers_.which, tokens, buffers_.logits);
         sample(tokens);
@@ -131,8 +125,8 @@ std::vector<Choice> Model::decode(std::span<const Row> rows,
     return read_choices(requests);
 }
 
-void Model::write_requests(std::span<const SampleRequest> requests, int padded) {
-    std::vector<SampleRow> rows(padded);
+void Model::write_requests(std::span<const SampleRequest> requests) {
+    std::vector<SampleRow> rows(requests.size());
     for (size_t i = 0; i < requests.size(); ++i) {
         const SampleRequest& r = requests[i];
         const size_t bytes = r.bias.size_bytes() + r.seen.size_bytes();
@@ -150,8 +144,6 @@ void Model::write_requests(std::span<const SampleRequest> requests, int padded) 
                    static_cast<int>(r.seen.size()),
                    r.top_logprobs};
     }
-    // A row without a sequence takes the most likely token, which nobody reads.
-    for (size_t i = requests.size(); i < rows.size(); ++i) rows[i].parameters.temperature = 0;
     backend_->write(buffers_.sample, rows.data(), rows.size() * sizeof(SampleRow));
 }
 
@@ -199,10 +191,10 @@ void Model::attn_out(int layer, int tokens, Form form, const float* attention, f
                         config_.hidden_size, config_.query_rows()});
 }
 
-void Model::router(int layer, const Row* rows, int tokens, Form form, const float* x, void* h,
-                   int* expert, float* weight) {
+void Model::router(int layer, int tokens, Form form, const float* x, void* h, int* expert,
+                   float* weight) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->router({rows, x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form,
+    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form,
                       tokens, config_.hidden_size, config_.experts, config_.experts_per_token});
 }
 

@@ -79,8 +79,8 @@ class Model {
     void qkv(int layer, const Row* rows, int tokens, Form form, const float* x, float* q);
     void attention(int layer, const Row* rows, int tokens, Form form, const float* q, float* out);
     void attn_out(int layer, int tokens, Form form, const float* attention, float* x);
-    void router(int layer, const Row* rows, int tokens, Form form, const float* x, void* h,
-                int* expert, float* weight);
+    void router(int layer, int tokens, Form form, const float* x, void* h, int* expert,
+                float* weight);
     void moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act);
     void moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
                   const float* weight, float* x);
@@ -90,8 +90,8 @@ class Model {
 
   private:
     void layers(int tokens, Form form, const Interrupt& interrupt);
-    void write_rows(std::span<const Row> rows, int padded);
-    void write_requests(std::span<const SampleRequest> requests, int padded);
+    void write_rows(std::span<const Row> rows);
+    void write_requests(std::span<const SampleRequest> requests);
     void sample(int outputs);
     std::vector<Choice> read_choices(std::span<const SampleRequest> requests);
 

@@ -210,14 +210,12 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
     const size_t value_bytes = model_.traits().activation_bytes;
     Experts out{std::vector<int>(pairs, -1), poisoned(pairs), poisoned(x.size()),
                 poisoned(pairs * c.intermediate_size), x};
-    Positions at;
-    for (int t = 0; t < tokens; ++t) at.push_back({0, 0});
     const std::vector<uint8_t> poison(
         pairs * std::max(c.hidden_size, c.intermediate_size) * value_bytes, 0xff);
-    const StageMemory row = upload(rows(at, tokens)), residual = upload(x), h = upload(poison),
+    const StageMemory residual = upload(x), h = upload(poison),
                       act = upload(poison), expert = upload(out.expert),
                       weight = upload(out.weight);
-    model_.router(layer, data<Row>(row), tokens, form_, data<float>(residual), h.data(),
+    model_.router(layer, tokens, form_, data<float>(residual), h.data(),
                   data<int>(expert), data<float>(weight));
     model_.moe_up(layer, tokens, form_, h.data(), data<int>(expert), act.data());
     model_.moe_down(layer, tokens, form_, act.data(), data<int>(expert), data<float>(weight),

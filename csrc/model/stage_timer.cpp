@@ -64,7 +64,7 @@ struct Bench {
 
     // Other experts for each layer; reads its router alone.
     void route(int layer) {
-        model.router(layer, row(), tokens, form, floats(x), h.data(), ints(expert), floats(weight));
+        model.router(layer, tokens, form, floats(x), h.data(), ints(expert), floats(weight));
     }
     double chosen_experts() {
         std::vector<int> chosen(size_t(tokens) * c.experts_per_token);

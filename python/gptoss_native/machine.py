@@ -14,7 +14,7 @@ _MEASURED_BYTES = 1 << 30
 
 def info() -> dict[str, Any]:
     """Return the instruction sets, devices, and the kernel of each stage for both precisions."""
-    return {"cpu": _core.cpu_info(), "cuda": "not in this build"}
+    return {"cpu": _core.cpu_info(), "cuda": _core.cuda_info()}
 
 
 def plan(
@@ -33,7 +33,7 @@ def plan(
     max_context: of the one session counted; the model's own limit.
 
     Returns bytes: weight_bytes, scratch_bytes, cache_bytes (of one full session), total_bytes,
-    available_bytes (of this machine now), fits; decode_bytes read by a token at the start and
+    available_bytes (of this device now), fits; decode_bytes read by a token at the start and
     decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory; takes
     about a second and 1 GiB) and the limits it sets, decode_limit_tokens_per_s and the same
     _at_max_context: None where that memory could not be had.
@@ -58,7 +58,7 @@ def plan(
     )
     out["max_context"] = max_context
     out["total_bytes"] = out["weight_bytes"] + out["scratch_bytes"] + out["cache_bytes"]
-    out["available_bytes"] = available = _core.available_memory() or None
+    out["available_bytes"] = available = out["available_bytes"] or None
     out["fits"] = None if available is None else out["total_bytes"] <= available
     if measure:
         rate = _read_rate(threads)

@@ -50,7 +50,7 @@ CpuBackend::CpuBackend(Precision precision, int threads)
     : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, false, true, kKvTile, static_cast<int>(sizeof(float))};
+    return {kPrefillRows, kDecodeRows, true, kKvTile, static_cast<int>(sizeof(float))};
 }
 
 size_t CpuBackend::scratch_bytes(const ModelConfig& config) const {
@@ -97,6 +97,23 @@ double CpuBackend::read_rate(const std::byte* data, size_t bytes) {
         all.fetch_or(kernels_.read(data + i * piece, piece), std::memory_order_relaxed);
     });
     return static_cast<double>(pieces * piece) / std::max(seconds_since(start), 1e-9);
+}
+
+double CpuBackend::copy_rate(size_t bytes) {
+    constexpr size_t kPiece = size_t{1} << 20;
+    const auto pieces = static_cast<int64_t>(std::max<size_t>(bytes / kPiece, 1));
+    const Memory from(pieces * kPiece, "measuring the copy rate");
+    const Memory to(pieces * kPiece, "measuring the copy rate");
+    const auto copy = [&] {
+        pool_.run(pieces, [&](int64_t i, int) {
+            std::memcpy(to.data() + i * kPiece, from.data() + i * kPiece, kPiece);
+        });
+    };
+    std::memset(from.data(), 1, from.size());
+    copy();  // an untouched page is not memory yet
+    const auto start = Clock::now();
+    copy();
+    return 2.0 * static_cast<double>(to.size()) / std::max(seconds_since(start), 1e-9);
 }
 
 std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {

@@ -57,6 +57,7 @@ class CpuBackend final : public Backend {
     double time(int calls, const std::function<void(int)>& work) override;
     void read_activations(const void* own, int rows, int columns, float* out) override;
     double read_rate(const std::byte* data, size_t bytes) override;
+    double copy_rate(size_t bytes) override;
     Precision precision() const override { return precision_; }
     std::vector<std::pair<std::string, std::string>> describe() const override;
     void embed(const EmbedArgs& args) override;

@@ -64,15 +64,6 @@ struct Job {
 
 Job whole(const TensorSpec& tensor, Use use) { return {{&tensor, 0, tensor.bytes()}, use}; }
 
-void copy_floats(const TensorSpec& tensor, const std::byte* data, float* out) {
-    if (tensor.dtype == DType::kF32) {
-        std::memcpy(out, data, tensor.bytes());
-        return;
-    }
-    const auto* values = reinterpret_cast<const bf16*>(data);
-    for (uint64_t i = 0; i < tensor.elements(); ++i) out[i] = to_float(values[i]);
-}
-
 // Lists what is to be read and what to make of it. The tensors must outlive the list.
 class Loader {
   public:
@@ -217,7 +208,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
                                   " bytes, this machine can give ", available));
     model->memory = allocate(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
-    carve_model(config, dense, carver, *model);
+    carve_model(config, dense, matrix_bytes, carver, *model);
 
     Loader loader(config, source);
     loader.embedding(tensors.embedding, model->embedding);

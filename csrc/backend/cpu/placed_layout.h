@@ -1,16 +1,14 @@
-// How a model's weights lie in this backend's memory.
+// Bytes of panels and of matrices in this backend's layout.
 #pragma once
 
-#include "backend/backend.h"
 #include "backend/cpu/kernels.h"
-#include "base/memory.h"
+#include "backend/placed_layout.h"
 
 namespace gptoss::cpu {
 
 size_t panel_bytes(WeightFormat format, int columns);
 size_t panel_scale_bytes(WeightFormat format, int columns);
 
-// Takes room for every tensor of the model, in the order given there.
-void carve_model(const ModelConfig& config, WeightFormat dense, Carver& carver, PlacedModel& model);
+MatrixBytes matrix_bytes(WeightFormat format, int rows, int columns);
 
 }  // namespace gptoss::cpu

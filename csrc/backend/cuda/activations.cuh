@@ -1,0 +1,90 @@
+// Activations as the matrix units take them: a float as a sum of bf16 terms, two for 16 bits of
+// it, three for all 24. In a backend's own form a row is [terms][columns].
+#pragma once
+
+#include "backend/cuda/ptx.cuh"
+#include "backend/cuda/tiles.cuh"
+
+namespace gptoss::cuda {
+
+constexpr int kFastTerms = 2;
+constexpr int kExactTerms = 3;
+
+// The first `terms` bf16 terms of two floats, largest first.
+template <int terms>
+__device__ __forceinline__ void split(float low, float high, uint32_t (&out)[terms]) {
+#pragma unroll
+    for (int i = 0; i < terms; ++i) {
+        out[i] = pack_bf16(low, high);
+        low -= __uint_as_float(out[i] << 16);
+        high -= __uint_as_float(out[i] & 0xffff0000u);
+    }
+}
+
+// A step's activations in shared memory: [columns / 32][terms][rows][32]. A lane's operand of both
+// products of a tile is 16 bytes in a row, and a warp reads 512 without bank conflicts.
+template <int terms>
+struct SharedRows {
+    std::byte* data;
+    int rows;
+
+    __host__ __device__ static constexpr size_t bytes(int rows, int columns) {
+        return size_t(columns) * terms * rows * 2;
+    }
+    __device__ std::byte* at(int tile, int term, int row) const {
+        return data + ((tile * terms + term) * rows + row) * (kTileColumns * 2);
+    }
+    // Columns k and k + 1 of a row.
+    __device__ void put(int row, int k, float low, float high) const {
+        uint32_t parts[terms];
+        split<terms>(low, high, parts);
+#pragma unroll
+        for (int i = 0; i < terms; ++i)
+            *reinterpret_cast<uint32_t*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
+                parts[i];
+    }
+    __device__ uint4 operand(int tile, int term, int lane) const {
+        const int row = lane / 4;
+        if (row >= rows) return make_uint4(0, 0, 0, 0);
+        return *reinterpret_cast<const uint4*>(at(tile, term, row) + lane % 4 * 16);
+    }
+};
+
+// Columns k and k + 1 of a row in the backend's own form.
+template <int terms>
+__device__ __forceinline__ void store_terms(std::byte* row, int columns, int k, float low,
+                                            float high) {
+    uint32_t parts[terms];
+    split<terms>(low, high, parts);
+#pragma unroll
+    for (int i = 0; i < terms; ++i)
+        *reinterpret_cast<uint32_t*>(row + (size_t(i) * columns + k) * 2) = parts[i];
+}
+
+template <int terms>
+__host__ __device__ constexpr size_t own_row_bytes(int columns) {
+    return size_t(columns) * terms * 2;
+}
+
+// The sum over a block of `rows` values at once, to every thread; `shared` is [warps][rows].
+// kMost is the most rows there may be.
+template <int kMost>
+__device__ __forceinline__ void block_sum(float (&values)[kMost], int rows, float* shared) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+#pragma unroll
+    for (int r = 0; r < kMost; ++r) {
+        if (r >= rows) break;
+        for (int offset = kWarp / 2; offset > 0; offset /= 2)
+            values[r] += __shfl_xor_sync(0xffffffffu, values[r], offset);
+        if (lane == 0) shared[warp * rows + r] = values[r];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < kMost; ++r) {
+        if (r >= rows) break;
+        values[r] = 0;
+        for (int w = 0; w < warps; ++w) values[r] += shared[w * rows + r];
+    }
+}
+
+}  // namespace gptoss::cuda

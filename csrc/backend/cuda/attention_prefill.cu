@@ -1,0 +1,464 @@
+// The attention stage for prompts, on the matrix units: float16 keys and values, everything else
+// near float32.
+//
+// A block takes a tile of consecutive rows of the step for one KV head: 128 pairs of a query and a
+// query head, so that the heads that share keys and values read them once. It goes over the keys
+// in tiles of 64, aligned to positions, fetched one tile ahead, and stops at the last that a query
+// sees; tiles before the window are not read. A warp has 16 of the pairs and weighs 32 keys at a
+// time. Queries and weights are sums of two float16 terms each, scaled by powers of two so that
+// both terms keep their precision.
+//
+// A row's bits are its own: what is beyond its keys changes neither its maximum nor its sums. Only
+// a value that is not finite could (0 * NaN); results that are not finite are therefore computed
+// again query by query, without the keys that the query does not see. The same happens from the
+// start to rows that are not consecutive positions of one sequence, run by run.
+//
+// Bound by the matrix units and the exponentials, about alike.
+#include "backend/cuda/attention.cuh"
+#include "backend/cuda/stage_kernels.h"
+
+namespace gptoss::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kWarpPairs = 16;
+constexpr int kTilePairs = kWarps * kWarpPairs;
+constexpr int kTileKeys = 64;  // divides a page
+constexpr int kStepKeys = 32;  // weighed at once
+constexpr int kStages = 2;
+constexpr int kQueryExponent = 13;  // the greatest of a scaled query's parts is below 2^14
+// Weights are at most this: float16's least normal number, half the precision of two terms away,
+// is then far below what counts.
+constexpr float kMostWeight = 0x1p15f;
+
+// Keys and values of a tile in shared memory: rows of head_dim, in units of 16 bytes whose order
+// within a row changes from row to row, so that eight rows of ldmatrix never share a bank.
+template <int head_dim>
+struct Tile {
+    static constexpr int kRowBytes = head_dim * 2;
+    static constexpr int kRowUnits = kRowBytes / 16;
+    static constexpr int kHalfBytes = kTileKeys * kRowBytes;  // the keys; the values follow
+    static constexpr int kBytes = 2 * kHalfBytes;
+
+    // A unit of eight keys on has the same turn; a unit other in some bits, a place other in those.
+    __device__ __forceinline__ static unsigned at(unsigned key, unsigned unit) {
+        const unsigned turn = head_dim == 64 ? key % 8 : key / 2 % 4;
+        return key * kRowBytes + (unit ^ turn) * 16;
+    }
+};
+
+// Rows [begin, end) of a block's tile: consecutive positions of one sequence.
+struct Run {
+    const KvView* kv;
+    int begin, end;
+    int position;  // of row `begin`
+    int kv_group;  // query heads of a KV head
+    Span keys;     // that any of its rows sees
+    Span warps[kWarps];  // positions of each warp's first and last query; none: last < first
+
+    __device__ int position_of(int row) const { return position + row - begin; }
+};
+
+// Where a tile of keys lies in the cache.
+struct Source {
+    int start;              // position
+    unsigned slot;          // its place
+    const std::byte* keys;  // in this page or ring
+};
+
+// What the threads of a block share beside the tiles: registers are all taken.
+struct Desk {
+    Run run;
+    Source sources[kStages];  // of the tile to fetch next, and the one after
+    int next_row;    // of the tile
+    int one_by_one;  // rows before this are computed alone
+};
+
+__device__ __forceinline__ int tile_rows(const AttentionArgs& a) {
+    return kTilePairs / (a.heads / a.kv_heads);
+}
+
+// The last tiles see most keys and come first.
+__device__ __forceinline__ int first_row(const AttentionArgs& a) {
+    return int(gridDim.x - 1 - blockIdx.x) * tile_rows(a);
+}
+
+__device__ __forceinline__ int row_count(const AttentionArgs& a) {
+    return min(a.tokens - first_row(a), tile_rows(a));
+}
+
+// A ring may be shorter than a tile.
+__device__ __forceinline__ unsigned wrapped(unsigned slot, unsigned slots) {
+    while (slot >= slots) slot -= slots;
+    return slot;
+}
+
+// By one warp; there is a next row.
+template <int head_dim>
+__device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {
+    const int lane = threadIdx.x % kWarp, begin = desk.next_row, count = row_count(a);
+    const Row* rows = a.rows + first_row(a);
+    const Row row = rows[begin];
+    int end = begin + 1;
+    while (begin >= desk.one_by_one) {
+        const int i = end + lane;
+        const bool follows =
+            i < count && rows[i].kv == row.kv && rows[i].position == row.position + i - begin;
+        const unsigned stops = ~__ballot_sync(kAllLanes, follows);
+        end += stops ? __ffs(stops) - 1 : kWarp;
+        if (stops) break;
+    }
+    const int kv_group = a.heads / a.kv_heads;
+    if (lane < kWarps) {
+        const int first = max(lane * kWarpPairs / kv_group, begin);
+        const int last = min((lane * kWarpPairs + kWarpPairs - 1) / kv_group, end - 1);
+        desk.run.warps[lane] = {row.position + first - begin, row.position + last - begin};
+    }
+    __syncwarp();
+    if (lane != 0) return;
+    desk.run.kv = row.kv;
+    desk.run.begin = begin;
+    desk.run.end = end;
+    desk.run.position = row.position;
+    desk.run.kv_group = kv_group;
+    desk.run.keys = {seen_by(row.position, a.kv.window).first, row.position + end - begin - 1};
+    desk.next_row = end;
+    if (row.kv == nullptr) return;
+    const int start = desk.run.keys.first / kTileKeys * kTileKeys;
+    desk.sources[0] = {start, unsigned(start) % unsigned(a.kv.slots),
+                       find_keys<f16, head_dim>(kv_home(*row.kv, a), a, blockIdx.y, start)};
+}
+
+// By one thread: the tile after the one `from`. Pages are looked up a tile ahead of the fetch.
+template <int head_dim>
+__device__ __forceinline__ void advance(const AttentionArgs& a, const Run& run, const Source& from,
+                                        Source& to) {
+    to.start = from.start + kTileKeys;
+    to.slot = wrapped(from.slot + kTileKeys, a.kv.slots);
+    to.keys = from.keys;
+    if (to.start <= run.keys.last && !a.kv.window && to.slot == 0)
+        to.keys = find_keys<f16, head_dim>(kv_home(*run.kv, a), a, blockIdx.y, to.start);
+}
+
+// Starts to copy a tile of keys and values to shared memory, if the run has it.
+template <int head_dim>
+__device__ __forceinline__ void fetch_tile(const AttentionArgs& a, const Run& run,
+                                           const Source& from, unsigned to) {
+    using Shape = Tile<head_dim>;
+    if (from.start > run.keys.last) return;
+#pragma unroll
+    for (int i = 0; i < kTileKeys * Shape::kRowUnits / kThreads; ++i) {
+        const unsigned unit = i * kThreads + threadIdx.x;
+        const unsigned key = unit / Shape::kRowUnits, column = unit % Shape::kRowUnits;
+        const int position = from.start + int(key);
+        const bool seen = position >= run.keys.first && position <= run.keys.last;
+        const unsigned slot = wrapped(from.slot + key, a.kv.slots);
+        const std::byte* at = from.keys + slot * Shape::kRowBytes + column * 16;
+        std::byte* place = shared_memory() + to + Shape::at(key, column);
+        copy_async_16(place, at, seen);
+        copy_async_16(place + Shape::kHalfBytes, at + to_values<f16, head_dim>(a), seen);
+    }
+    copy_async_commit();
+}
+
+// Two floats as the sum of two pairs of float16.
+__device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint32_t& low) {
+    high = pack_f16(x, y);
+    const float2 rounded = unpack_f16(high);
+    low = pack_f16(x - rounded.x, y - rounded.y);
+}
+
+// The largest of a value over the four lanes that share a row.
+__device__ __forceinline__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+
+// The flash-attention state of a warp's 16 pairs; lane 4 g + t has parts of pairs g and g + 8.
+template <int head_dim>
+struct Warp {
+    using Shape = Tile<head_dim>;
+    static constexpr int kDepths = head_dim / 16;
+    static constexpr int kColumns = head_dim / 8;
+
+    static constexpr int kLowBytes = kDepths * kThreads * 16;
+
+    // Of the scaled queries, sixteen dimensions each. There are no registers for the low terms:
+    // each lane keeps its own in shared memory.
+    uint32_t high[kDepths][4];
+    float out[kColumns][4];
+    float unit[2];         // what the products with a scaled query are to be multiplied by
+    float max[2], sum[2];  // sum: of this lane's weights
+
+    // Where pair g + 8 r has its query and result; negative: there is no such pair in the run.
+    static __device__ __forceinline__ int64_t offset(const AttentionArgs& a, const Run& run,
+                                                     int r) {
+        const int pair = own_pair(r), row = pair / run.kv_group;
+        if (row < run.begin || row >= run.end) return -1;
+        const int head = int(blockIdx.y) * run.kv_group + pair % run.kv_group;
+        return (int64_t(first_row(a) + row) * a.heads + head) * head_dim;
+    }
+
+    static __device__ __forceinline__ int own_pair(int r) {
+        return threadIdx.x / kWarp * kWarpPairs + 8 * r + threadIdx.x % kWarp / 4;
+    }
+
+    __device__ __forceinline__ void begin(const AttentionArgs& a, const Run& run) {
+        const int lane = threadIdx.x % kWarp;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            max[r] = kLowest;
+            sum[r] = 0;
+            const int64_t at = offset(a, run, r);
+            load_query(r, lane, at < 0 ? nullptr : a.q + at);
+        }
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0;
+    }
+
+    __device__ __forceinline__ void load_query(int r, int lane, const float* query) {
+        float2 q[2 * kDepths];
+        float top = 0;
+#pragma unroll
+        for (int i = 0; i < 2 * kDepths; ++i) {
+            q[i] = make_float2(0, 0);
+            if (query) q[i] = *reinterpret_cast<const float2*>(query + 8 * i + lane % 4 * 2);
+            q[i].x *= kScoreScale<head_dim>;
+            q[i].y *= kScoreScale<head_dim>;
+            top = fmaxf(top, fmaxf(fabsf(q[i].x), fabsf(q[i].y)));
+        }
+        // A power of two that brings the greatest to 2^13 and its inverse, both normal numbers.
+        int exponent = int(__float_as_uint(row_max(top)) >> 23);
+        exponent = ::min(::max(exponent, kQueryExponent + 1), 253);
+        const float scale = __uint_as_float(unsigned(254 + kQueryExponent - exponent) << 23);
+        unit[r] = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
+#pragma unroll
+        for (int i = 0; i < 2 * kDepths; ++i) {
+            const int d = i / 2, place = i % 2 * 2 + r;
+            split_f16(q[i].x * scale, q[i].y * scale, high[d][place], low_term(d)[place]);
+        }
+    }
+
+    static __device__ __forceinline__ uint32_t* low_term(int depth) {
+        std::byte* all = shared_memory() + kStages * Shape::kBytes;
+        return reinterpret_cast<uint32_t*>(all + (depth * kThreads + threadIdx.x) * 16);
+    }
+
+    // Keys [start, start + kStepKeys), which are in shared memory from `keys` on.
+    __device__ __forceinline__ void add(const Run& run, unsigned keys, int start, int window) {
+        // None of them may be for any query of the warp.
+        const Span queries = run.warps[threadIdx.x / kWarp];
+        if (queries.last < queries.first || start > queries.last) return;
+        if (window && start + kStepKeys + window <= queries.first + 1) return;
+        float score[kStepKeys / 8][4];
+        multiply_keys(keys, score);
+        if (start + kStepKeys - 1 > queries.first || (window && start <= queries.last - window))
+            hide(run, score, start, window);
+        weigh(score);
+        add_values(keys + Tile<head_dim>::kHalfBytes, score);
+    }
+
+    __device__ __forceinline__ void multiply_keys(unsigned keys,
+                                                  float (&score)[kStepKeys / 8][4]) {
+        const unsigned lane = threadIdx.x % kWarp;
+        const unsigned own = keys + Shape::at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+        for (int n = 0; n < kStepKeys / 8; ++n)
+            score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0;
+#pragma unroll
+        for (int d = 0; d < kDepths; ++d) {
+            const uint4 term = *reinterpret_cast<const uint4*>(low_term(d));
+            const uint32_t low[4] = {term.x, term.y, term.z, term.w};
+#pragma unroll
+            for (int n = 0; n < kStepKeys / 8; n += 2) {
+                uint32_t b[4];
+                load_matrix_x4(b, shared_memory() + (own ^ 32 * d) + 8 * n * Shape::kRowBytes);
+                mma_f16(score[n], low, b[0], b[1]);
+                mma_f16(score[n + 1], low, b[2], b[3]);
+                mma_f16(score[n], high[d], b[0], b[1]);
+                mma_f16(score[n + 1], high[d], b[2], b[3]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void hide(const Run& run, float (&score)[kStepKeys / 8][4],
+                                         int start, int window) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const int position = run.position_of(own_pair(r) / run.kv_group);
+            const int ago = position - start - threadIdx.x % 4 * 2;
+#pragma unroll
+            for (int n = 0; n < kStepKeys / 8; ++n) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int distance = ago - 8 * n - i;
+                    if (distance < 0 || (window && distance >= window))
+                        score[n][2 * r + i] = -__int_as_float(0x7f800000);
+                }
+            }
+        }
+    }
+
+    // Scores to weights, and what is there already relative to the new maxima.
+    __device__ __forceinline__ void weigh(float (&score)[kStepKeys / 8][4]) {
+        float scale[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            float top = fmaxf(score[0][2 * r], score[0][2 * r + 1]);
+#pragma unroll
+            for (int n = 1; n < kStepKeys / 8; ++n)
+                top = fmaxf(top, fmaxf(score[n][2 * r], score[n][2 * r + 1]));
+            top = fmaxf(max[r], row_max(top) * unit[r]);
+            scale[r] = exp2f(max[r] - top);
+            max[r] = top;
+            sum[r] *= scale[r];
+        }
+        if (__any_sync(kAllLanes, scale[0] != 1 || scale[1] != 1)) {
+#pragma unroll
+            for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) out[n][i] *= scale[i / 2];
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < kStepKeys / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float exponent = fmaf(score[n][i], unit[i / 2], -max[i / 2]);
+                score[n][i] = exp2f(exponent) * kMostWeight;
+                sum[i / 2] += score[n][i];
+            }
+        }
+    }
+
+    __device__ __forceinline__ void add_values(unsigned values,
+                                               const float (&weight)[kStepKeys / 8][4]) {
+        const unsigned lane = threadIdx.x % kWarp;
+        const unsigned own = values + Shape::at(lane % 16, lane / 16);
+#pragma unroll
+        for (int k = 0; k < kStepKeys / 16; ++k) {
+            uint32_t w_high[4], w_low[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float(&from)[4] = weight[2 * k + i / 2];
+                split_f16(from[i % 2 * 2], from[i % 2 * 2 + 1], w_high[i], w_low[i]);
+            }
+#pragma unroll
+            for (int n = 0; n < kColumns; n += 2) {
+                uint32_t b[4];
+                load_matrix_x4_transposed(
+                    b, shared_memory() + (own ^ 16 * n) + 16 * k * Shape::kRowBytes);
+                mma_f16(out[n], w_low, b[0], b[1]);
+                mma_f16(out[n + 1], w_low, b[2], b[3]);
+                mma_f16(out[n], w_high, b[0], b[1]);
+                mma_f16(out[n + 1], w_high, b[2], b[3]);
+            }
+        }
+    }
+
+    // The sink, the division, the results; whether all are finite.
+    __device__ __forceinline__ bool finish(const AttentionArgs& a, const Run& run) {
+        const int lane = threadIdx.x % kWarp;
+        bool finite = true;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
+            sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
+            const int64_t at = offset(a, run, r);
+            if (at < 0) continue;
+            const int head = int(blockIdx.y) * run.kv_group + own_pair(r) % run.kv_group;
+            const float sink = a.sinks[head] * kLog2E;
+            const float all = fmaxf(max[r], sink);
+            const float factor = exp2f(max[r] - all);
+            const float total = fmaf(factor, sum[r], kMostWeight * exp2f(sink - all));
+#pragma unroll
+            for (int n = 0; n < kColumns; ++n) {
+                // A zero's sign depends on keys that are not seen: + 0 makes it positive.
+                const float x = out[n][2 * r] * (factor / total) + 0.0f;
+                const float y = out[n][2 * r + 1] * (factor / total) + 0.0f;
+                finite = finite && x - x == 0 && y - y == 0;
+                *reinterpret_cast<float2*>(a.out + at + 8 * n + lane % 4 * 2) = make_float2(x, y);
+            }
+        }
+        return finite;
+    }
+};
+
+// One run's rows; whether all of this thread's results are finite.
+template <int head_dim>
+__device__ __forceinline__ bool attend(const AttentionArgs& a, const Run& run, Source* sources) {
+    constexpr unsigned kTileBytes = Tile<head_dim>::kBytes;
+    fetch_tile<head_dim>(a, run, sources[0], 0);
+    int start = sources[0].start;
+    if (threadIdx.x == 0) advance<head_dim>(a, run, sources[0], sources[1]);
+    Warp<head_dim> warp;
+    warp.begin(a, run);
+    for (unsigned stage = 0; start <= run.keys.last; start += kTileKeys, stage = 1 - stage) {
+        copy_async_wait<0>();
+        __syncthreads();  // the tile is there, and no warp uses the other any more
+        const Source& next = sources[1 - stage];
+        fetch_tile<head_dim>(a, run, next, (1 - stage) * kTileBytes);
+        if (threadIdx.x == 0) advance<head_dim>(a, run, next, sources[stage]);
+#pragma unroll 1
+        for (int key = 0; key < kTileKeys; key += kStepKeys)
+            warp.add(run, stage * kTileBytes + key * Tile<head_dim>::kRowBytes, start + key,
+                     a.kv.window);
+    }
+    return warp.finish(a, run);
+}
+
+__device__ __forceinline__ void write_zeros(const AttentionArgs& a, const Run& run) {
+    const int width = a.heads / a.kv_heads * a.head_dim;
+    for (int row = run.begin; row < run.end; ++row)
+        for (int i = threadIdx.x; i < width; i += kThreads)
+            a.out[(size_t(first_row(a) + row) * a.kv_heads + blockIdx.y) * width + i] = 0;
+}
+
+template <int head_dim>
+__host__ __device__ constexpr int desk_place() {
+    return kStages * Tile<head_dim>::kBytes + Warp<head_dim>::kLowBytes;
+}
+
+template <int head_dim>
+__global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(AttentionArgs a) {
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + desk_place<head_dim>());
+    if (threadIdx.x == 0) desk.next_row = desk.one_by_one = 0;
+    __syncthreads();
+    while (desk.next_row < row_count(a)) {
+        __syncthreads();
+        if (threadIdx.x < kWarp) take_run<head_dim>(a, desk);
+        __syncthreads();
+        if (desk.run.kv == nullptr) {
+            write_zeros(a, desk.run);
+            continue;
+        }
+        const bool finite = attend<head_dim>(a, desk.run, desk.sources);
+        const bool again = __syncthreads_or(!finite) && desk.run.end - desk.run.begin > 1;
+        if (!again) continue;
+        if (threadIdx.x == 0) {
+            desk.one_by_one = desk.run.end;
+            desk.next_row = desk.run.begin;
+        }
+        __syncthreads();
+    }
+}
+
+}  // namespace
+
+void attention_prefill(const Device& device, const AttentionArgs& args) {
+    if (args.tokens == 0) return;
+    const int rows = kTilePairs / (args.heads / args.kv_heads);
+    const dim3 grid((args.tokens + rows - 1) / rows, args.kv_heads);
+    if (args.head_dim == 64)
+        launch(device, attention_prefill_kernel<64>, grid, dim3(kThreads),
+               desk_place<64>() + sizeof(Desk), args);
+    else
+        launch(device, attention_prefill_kernel<32>, grid, dim3(kThreads),
+               desk_place<32>() + sizeof(Desk), args);
+}
+
+}  // namespace gptoss::cuda

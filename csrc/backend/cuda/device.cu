@@ -1,0 +1,32 @@
+#include "backend/cuda/device.h"
+
+#include "base/error.h"
+
+namespace gptoss::cuda {
+
+void check(cudaError_t status, const char* doing) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // what can be forgotten is
+    const std::string text =
+        message(doing, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+    if (status == cudaErrorMemoryAllocation) throw OutOfMemory(text);
+    throw DeviceError(text);
+}
+
+void allow_shared(const void* kernel, size_t shared_bytes) {
+    constexpr size_t kAlwaysAllowed = 48 * 1024;
+    if (shared_bytes <= kAlwaysAllowed) return;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "asking for shared memory");
+}
+
+int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
+    allow_shared(kernel, shared_bytes);
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),
+          "asking how many blocks fit");
+    return blocks > 0 ? blocks : 1;
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,50 @@
+// One CUDA device as the stages see it, and the one way to launch a kernel on it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <string>
+
+namespace gptoss::cuda {
+
+struct Device {
+    int index = 0;
+    cudaStream_t stream = nullptr;  // all stages run on it, in order
+    int multiprocessors = 0;
+    int architecture = 0;     // 10 * major + minor
+    size_t shared_limit = 0;  // bytes of shared memory that a block may ask for
+    size_t cache_bytes = 0;   // of the second-level cache
+};
+
+// Throws OutOfMemory or DeviceError that says what was being done and what the device answered.
+void check(cudaError_t status, const char* doing);
+
+// More shared memory than is always allowed must be asked for.
+void allow_shared(const void* kernel, size_t shared_bytes);
+
+// Blocks of a kernel that one multiprocessor holds at once, at least one.
+int resident_blocks(const void* kernel, int threads, size_t shared_bytes);
+
+// Kernels of one stream may start before the one before has ended (from sm_90 on): each calls
+// wait_for_earlier_kernels() (ptx.cuh) in every thread that goes on to read or write what another
+// kernel writes or reads, and may load weights before that.
+template <class... Parameters, class... Arguments>
+void launch(const Device& device, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, const Arguments&... arguments) {
+    allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = device.stream;
+    config.attrs = &early;
+    config.numAttrs = device.architecture >= 90 ? 1 : 0;
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
+          "launching a kernel");
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,41 @@
+// Stage logits: norm and product of the rows asked for, always in the decode form: the largest
+// matrix of the model, streamed once for up to 8 rows. Bound by its bytes.
+#include "backend/cuda/dense_decode.cuh"
+#include "backend/cuda/stage_kernels.h"
+
+namespace gptoss::cuda {
+namespace {
+
+struct LogitsEpilogue {
+    float* logits;
+    int vocab;
+
+    __device__ void operator()(int panel, int r, int i, float low, float high) const {
+        const int row = panel * kTileRows + r;
+        float* out = logits + size_t(i) * vocab;
+        if (row < vocab) out[row] = low;
+        if (row + 8 < vocab) out[row + 8] = high;
+    }
+    __device__ void finish(int*) const {}
+};
+
+template <int terms>
+void run(const Device& device, const LogitsArgs& a) {
+    const int most = dense_decode_rows<terms>(device, a.hidden);
+    for (int first = 0; first < a.outputs; first += most)
+        launch_dense_decode<terms>(device, a.weight,
+                                   NormedRows{a.x, a.row + first, a.norm, a.eps, nullptr},
+                                   LogitsEpilogue{a.logits + size_t(first) * a.vocab, a.vocab},
+                                   Splits{}, min(most, a.outputs - first));
+}
+
+}  // namespace
+
+void logits(const Device& device, Precision precision, const LogitsArgs& args) {
+    if (precision == Precision::kExact)
+        run<kExactTerms>(device, args);
+    else
+        run<kFastTerms>(device, args);
+}
+
+}  // namespace gptoss::cuda

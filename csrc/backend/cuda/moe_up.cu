@@ -1,0 +1,74 @@
+// Stage moe_up: each chosen expert's gate and up products, bias and clamped SwiGLU. A panel holds 8
+// gates beside their 8 ups, so that the thread with both sums makes the activation. Bound by the
+// chosen experts' bytes in the decode form, by the matrix units in the prefill form.
+#include "backend/cuda/moe_decode.cuh"
+#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/stage_kernels.h"
+
+namespace gptoss::cuda {
+namespace {
+
+template <int terms>
+struct SwigluEpilogue {
+    const float* bias;  // [experts, 2 inner]   gates and ups in turn, as published
+    std::byte* act;
+    int inner;
+    float limit;
+
+    // min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons
+    // that keep a NaN.
+    __device__ void operator()(int expert, int panel, int r, int pair, float gate,
+                               float up) const {
+        const int i = panel * 8 + r;
+        if (i >= inner) return;
+        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        gate += b[0];
+        up += b[1];
+        gate = gate > limit ? limit : gate;
+        up = up > limit ? limit : up < -limit ? -limit : up;
+        const float value = gate / (1 + expf(-1.702f * gate)) * (up + 1);
+        uint16_t* out = reinterpret_cast<uint16_t*>(act + pair * own_row_bytes<terms>(inner)) + i;
+        uint32_t parts[terms];
+        split<terms>(value, 0, parts);
+#pragma unroll
+        for (int term = 0; term < terms; ++term)
+            out[size_t(term) * inner] = static_cast<uint16_t>(parts[term]);
+    }
+    __device__ void finish_panel(int, int, int*) const {}
+};
+
+template <int terms>
+void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
+    const auto* h = static_cast<const std::byte*>(a.h);
+    auto* act = static_cast<std::byte*>(a.act);
+    if (a.form == Form::kPrefill) {
+        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, scratch);
+        const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, a.top_k};
+        launch_prefill<Mxfp4Tiles, terms, kPairTileRows / 8>(
+            device, a.weight, h, rows, pair_tiles(a.tokens * a.top_k, a.experts),
+            SwigluEpilogue<terms>{a.bias, act, a.inner, a.limit});
+        return;
+    }
+    const int most = moe_decode_tokens<terms>(device, a.hidden);
+    for (int first = 0; first < a.tokens; first += most) {
+        const int tokens = min(most, a.tokens - first), pairs = first * a.top_k;
+        const ExpertRows rows = {a.expert + pairs, h + first * own_row_bytes<terms>(a.hidden),
+                                 tokens * a.top_k, a.top_k};
+        launch_moe_decode<terms>(
+            device, a.weight, rows,
+            SwigluEpilogue<terms>{a.bias, act + pairs * own_row_bytes<terms>(a.inner), a.inner,
+                                  a.limit});
+    }
+}
+
+}  // namespace
+
+void moe_up(const Device& device, Precision precision, const MoeUpArgs& args,
+            const Scratch& scratch) {
+    if (precision == Precision::kExact)
+        run<kExactTerms>(device, args, scratch);
+    else
+        run<kFastTerms>(device, args, scratch);
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,290 @@
+// Loading: published tensors to tiles in the device's memory. Threads take the pieces in order; each
+// reads into one of its two pinned buffers, has it copied, and has the device repack it while it
+// reads the next. Bound by the disk, or by the copy.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <span>
+
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/repack.cuh"
+#include "backend/placed_layout.h"
+#include "base/error.h"
+#include "base/thread_pool.h"
+
+namespace gptoss::cuda {
+namespace {
+
+constexpr int kDensePieceRows = 1024;  // a multiple of head_dim and of a panel's rows
+constexpr uint64_t kEmbeddingPiece = uint64_t{8} << 20;
+constexpr int kReadAhead = 16;  // pieces
+constexpr int kBuffers = 2;
+
+MatrixBytes matrix_bytes(WeightFormat format, int rows, int columns) {
+    const size_t panels = panel_count(rows);
+    if (format == WeightFormat::kMxfp4) {
+        const size_t steps = panels * step_count<Mxfp4Tiles>(columns);
+        return {steps * Mxfp4Tiles::kStepBytes, steps * Mxfp4Tiles::kStepScaleBytes};
+    }
+    return {panels * step_count<Bf16Tiles>(columns) * Bf16Tiles::kStepBytes, 0};
+}
+
+void require_bf16(WeightFormat dense) {
+    if (dense != WeightFormat::kBf16)
+        throw InvalidArgument("dense is \"int8\", device \"cuda\" wants \"bf16\"");
+}
+
+// Pinned memory, the piece's copy on the device, and the event after which both may be reused.
+struct Buffer {
+    std::byte* pinned = nullptr;
+    std::byte* staged = nullptr;
+    cudaEvent_t free = nullptr;
+    bool in_use = false;
+};
+
+// What one loading thread works with.
+class Lane {
+  public:
+    explicit Lane(size_t piece_bytes) {
+        try {
+            check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+            for (Buffer& b : buffers_) {
+                check(cudaMallocHost(reinterpret_cast<void**>(&b.pinned), piece_bytes),
+                      "taking pinned memory for a piece of a file");
+                check(cudaMalloc(reinterpret_cast<void**>(&b.staged), piece_bytes),
+                      "taking device memory for a piece of a file");
+                check(cudaEventCreateWithFlags(&b.free, cudaEventDisableTiming),
+                      "making an event");
+            }
+        } catch (...) {
+            release();
+            throw;
+        }
+    }
+    ~Lane() { release(); }
+    Lane(const Lane&) = delete;
+    Lane& operator=(const Lane&) = delete;
+
+    // The next buffer, once the device is done with it.
+    Buffer& take() {
+        Buffer& b = buffers_[turn_++ % kBuffers];
+        if (b.in_use) check(cudaEventSynchronize(b.free), "loading weights");
+        return b;
+    }
+    void give(Buffer& b) {
+        check(cudaEventRecord(b.free, stream), "loading weights");
+        b.in_use = true;
+    }
+    void finish() { check(cudaStreamSynchronize(stream), "loading weights"); }
+
+    cudaStream_t stream = nullptr;
+
+  private:
+    void release() {
+        if (stream) cudaStreamSynchronize(stream);
+        for (Buffer& b : buffers_) {
+            if (b.pinned) cudaFreeHost(b.pinned);
+            if (b.staged) cudaFree(b.staged);
+            if (b.free) cudaEventDestroy(b.free);
+        }
+        if (stream) cudaStreamDestroy(stream);
+    }
+
+    Buffer buffers_[kBuffers];
+    int turn_ = 0;
+};
+
+struct Job {
+    TensorRange range;
+    size_t buffer_bytes;
+    // Puts on the lane's stream what turns the buffer's pinned bytes into placed ones.
+    std::function<void(const Lane&, const Buffer&)> use;
+};
+
+void copy_to_device(const Lane& lane, void* to, const void* from, size_t bytes) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, lane.stream), "copying weights");
+}
+
+template <class T>
+std::byte* bytes_of(const T* placed) {
+    return reinterpret_cast<std::byte*>(const_cast<T*>(placed));
+}
+
+// Lists what is to be read and what to make of it. The tensors must outlive the list.
+class Loader {
+  public:
+    Loader(const ModelConfig& config, const TensorSource& source)
+        : config_(config), source_(source) {}
+
+    std::vector<Job> jobs;
+
+    size_t buffer_bytes() const {
+        size_t most = 0;
+        for (const Job& job : jobs) most = std::max(most, job.buffer_bytes);
+        return most;
+    }
+
+    void vector(const TensorSpec& tensor, const float* out) {
+        // What is read becomes float32 in the same buffer.
+        jobs.push_back({{&tensor, 0, tensor.bytes()},
+                        tensor.elements() * sizeof(float),
+                        [&tensor, out](const Lane& lane, const Buffer& b) {
+                            std::vector<float> values(tensor.elements());
+                            copy_floats(tensor, b.pinned, values.data());
+                            const size_t bytes = values.size() * sizeof(float);
+                            std::memcpy(b.pinned, values.data(), bytes);
+                            copy_to_device(lane, bytes_of(out), b.pinned, bytes);
+                        }});
+    }
+
+    void embedding(const TensorSpec& tensor, const bf16* out) {
+        for (uint64_t begin = 0; begin < tensor.bytes(); begin += kEmbeddingPiece) {
+            const uint64_t size = std::min(kEmbeddingPiece, tensor.bytes() - begin);
+            jobs.push_back({{&tensor, begin, size},
+                            size,
+                            [out, begin, size](const Lane& lane, const Buffer& b) {
+                                copy_to_device(lane, bytes_of(out) + begin, b.pinned, size);
+                            }});
+        }
+    }
+
+    void dense(std::span<const TensorSpec> stack, const Matrix& m, RowOrder order) {
+        int above = 0;  // rows of the tensors before
+        for (const TensorSpec& tensor : stack) {
+            const int rows = static_cast<int>(tensor.shape[0]);
+            const uint64_t row_bytes = uint64_t(m.columns) * sizeof(bf16);
+            for (int first = 0; first < rows; first += kDensePieceRows) {
+                const int count = std::min(kDensePieceRows, rows - first);
+                const Piece piece = {bytes_of(m.data), order,  config_.head_dim, above + first,
+                                     count,            m.rows, m.columns};
+                const uint64_t size = count * row_bytes;
+                jobs.push_back({{&tensor, first * row_bytes, size},
+                                size,
+                                [piece, size](const Lane& lane, const Buffer& b) {
+                                    copy_to_device(lane, b.staged, b.pinned, size);
+                                    repack_bf16(lane.stream, b.staged, piece);
+                                }});
+            }
+            above += rows;
+        }
+    }
+
+    void experts(const ExpertTensors& tensors, const Matrix& m, RowOrder order) {
+        const uint64_t block_bytes = tensors.blocks.bytes() / config_.experts;
+        const uint64_t scale_bytes = tensors.scales.bytes() / config_.experts;
+        for (int e = 0; e < config_.experts; ++e) {
+            Piece piece = {bytes_of(m.data) + e * m.data_stride, order, 0, 0, m.rows, m.rows,
+                           m.columns};
+            jobs.push_back({{&tensors.blocks, e * block_bytes, block_bytes},
+                            block_bytes,
+                            [=](const Lane& lane, const Buffer& b) {
+                                copy_to_device(lane, b.staged, b.pinned, block_bytes);
+                                repack_mxfp4(lane.stream, b.staged, piece);
+                            }});
+            piece.out = bytes_of(m.scales) + e * m.scale_stride;
+            jobs.push_back({{&tensors.scales, e * scale_bytes, scale_bytes},
+                            scale_bytes,
+                            [=, this, &tensors](const Lane& lane, const Buffer& b) {
+                                check_scales(tensors.scales, e, b.pinned, scale_bytes);
+                                copy_to_device(lane, b.staged, b.pinned, scale_bytes);
+                                repack_scales(lane.stream, b.staged, piece);
+                            }});
+        }
+    }
+
+  private:
+    void check_scales(const TensorSpec& tensor, int expert, const std::byte* scales,
+                      uint64_t count) const {
+        const int most =
+            static_cast<int>(*std::max_element(scales, scales + count));
+        if (most <= Mxfp4Tiles::kMostScale) return;
+        const char* why = most == 255 ? " (NaN)" : "";
+        throw CheckpointError(message(source_.file_name(tensor), ": tensor ", tensor.name,
+                                      ": expert ", expert, " has a scale byte of ", most, why,
+                                      ", wanted 0 to ", Mxfp4Tiles::kMostScale));
+    }
+
+    const ModelConfig& config_;
+    const TensorSource& source_;
+};
+
+void list_jobs(const ModelConfig& config, const ModelTensors& tensors, const PlacedModel& model,
+               Loader& loader) {
+    loader.embedding(tensors.embedding, model.embedding);
+    loader.vector(tensors.final_norm, model.final_norm);
+    for (int n = 0; n < config.layers; ++n) {
+        const LayerTensors& from = tensors.layers[n];
+        const PlacedLayer& to = model.layers[n];
+        loader.vector(from.attention_norm, to.attention_norm);
+        loader.dense(from.qkv, to.qkv, RowOrder::kHalves);
+        const float* bias = to.qkv_bias;
+        for (const TensorSpec& part : from.qkv_bias) {
+            loader.vector(part, bias);
+            bias += part.elements();
+        }
+        loader.vector(from.sinks, to.sinks);
+        loader.dense({&from.attn_out, 1}, to.attn_out, RowOrder::kPlain);
+        loader.vector(from.attn_out_bias, to.attn_out_bias);
+        loader.vector(from.moe_norm, to.moe_norm);
+        loader.dense({&from.router, 1}, to.router, RowOrder::kPlain);
+        loader.vector(from.router_bias, to.router_bias);
+        loader.experts(from.moe_up, to.moe_up, RowOrder::kGateUp);
+        loader.vector(from.moe_up.bias, to.moe_up_bias);
+        loader.experts(from.moe_down, to.moe_down, RowOrder::kPlain);
+        loader.vector(from.moe_down.bias, to.moe_down_bias);
+    }
+    loader.dense({&tensors.unembedding, 1}, model.unembedding, RowOrder::kPlain);
+}
+
+}  // namespace
+
+PlacedModel CudaBackend::outline(const ModelConfig& config, WeightFormat dense) const {
+    require_bf16(dense);
+    return outline_model(config, dense, matrix_bytes);
+}
+
+std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
+                                                const ModelTensors& tensors,
+                                                const TensorSource& source, WeightFormat dense,
+                                                const Progress& progress) {
+    require_bf16(dense);
+    auto model = std::make_unique<PlacedModel>();
+    model->bytes = outline(config, dense).bytes;
+    const size_t needed = model->bytes + scratch_bytes(config), available = available_bytes();
+    if (needed > available)
+        throw OutOfMemory(message("the weights take ", model->bytes, " bytes and the scratch ",
+                                  needed - model->bytes, ", ", name_, " can give ", available));
+    model->memory = allocate(model->bytes, "weights");
+    Carver carver(model->memory.data(), model->bytes);
+    carve_model(config, dense, matrix_bytes, carver, *model);
+
+    Loader loader(config, source);
+    list_jobs(config, tensors, *model, loader);
+    ThreadPool pool(loading_threads_);
+    std::vector<std::unique_ptr<Lane>> lanes;
+    for (int i = 0; i < pool.threads(); ++i)
+        lanes.push_back(std::make_unique<Lane>(loader.buffer_bytes()));
+    const auto count = static_cast<int64_t>(loader.jobs.size());
+    uint64_t total = 0;
+    for (const Job& job : loader.jobs) total += job.range.size;
+    std::atomic<uint64_t> done{0};
+    pool.run(count, [&](int64_t index, int thread) {
+        check(cudaSetDevice(device_.index), "choosing the device");
+        Lane& lane = *lanes[thread];
+        const Job& job = loader.jobs[index];
+        if (index + kReadAhead < count) source.expect(loader.jobs[index + kReadAhead].range);
+        Buffer& buffer = lane.take();
+        source.read(job.range, true, buffer.pinned);
+        job.use(lane, buffer);
+        lane.give(buffer);
+        const uint64_t now = done += job.range.size;
+        // Only the calling thread may enter the caller's code.
+        if (thread == 0 && progress) progress(now, total);
+    });
+    for (const auto& lane : lanes) lane->finish();
+    if (progress) progress(total, total);
+    return model;
+}
+
+}  // namespace gptoss::cuda

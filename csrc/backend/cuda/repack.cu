@@ -1,0 +1,117 @@
+#include "backend/cuda/repack.cuh"
+
+#include "backend/cuda/device.h"
+
+namespace gptoss::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// The row of the piece that stands in row r of a panel; -1 past the matrix's end.
+__device__ __forceinline__ int row_in_piece(const Piece& p, int panel, int r) {
+    const int row = published_row(p.order, p.head_dim, p.first_row / kTileRows + panel, r);
+    return row < p.matrix_rows ? row - p.first_row : -1;
+}
+
+__device__ __forceinline__ uint4 load_row(const std::byte* rows, int row, size_t row_bytes,
+                                          size_t at) {
+    if (row < 0) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(rows + row * row_bytes + at);
+}
+
+// A thread a lane of a tile.
+__global__ __launch_bounds__(kThreads) void repack_bf16_kernel(const std::byte* rows, Piece p) {
+    const int tiles = p.columns / kTileColumns;
+    const int panels = panel_count(p.rows);
+    const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= int64_t{panels} * tiles * kWarp) return;
+    const int lane = static_cast<int>(i % kWarp), tile = static_cast<int>(i / kWarp % tiles);
+    const int panel = static_cast<int>(i / kWarp / tiles);
+    const size_t at = (size_t(tile) * kTileColumns + lane % 4 * 8) * 2;
+    const size_t row_bytes = size_t(p.columns) * 2;
+    const uint4 low = load_row(rows, row_in_piece(p, panel, lane / 4), row_bytes, at);
+    const uint4 high = load_row(rows, row_in_piece(p, panel, lane / 4 + 8), row_bytes, at);
+    const size_t first_panel = p.first_row / kTileRows;
+    std::byte* out = p.out + ((first_panel + panel) * tiles + tile) * Bf16Tiles::kStepBytes;
+    reinterpret_cast<uint4*>(out)[lane] = make_uint4(low.x, high.x, low.y, high.y);
+    reinterpret_cast<uint4*>(out + 512)[lane] = make_uint4(low.z, high.z, low.w, high.w);
+}
+
+// Four published bytes, eight values low nibble first, in the order that Mxfp4Tiles reads.
+__device__ __forceinline__ uint32_t interleave(uint32_t w) {
+    uint32_t out = 0;
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+        out |= (w >> (8 * p) & 0xfu) << (12 - 4 * p);
+        out |= (w >> (8 * p + 4) & 0xfu) << (28 - 4 * p);
+    }
+    return out;
+}
+
+// A thread a lane of a step.
+__global__ __launch_bounds__(kThreads) void repack_mxfp4_kernel(const std::byte* blocks, Piece p) {
+    const int steps = step_count<Mxfp4Tiles>(p.columns), tiles = p.columns / kTileColumns;
+    const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= int64_t{panel_count(p.rows)} * steps * kWarp) return;
+    const int lane = static_cast<int>(i % kWarp), step = static_cast<int>(i / kWarp % steps);
+    const int panel = static_cast<int>(i / kWarp / steps);
+    uint32_t word[4];
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+        const int row = row_in_piece(p, panel, lane / 4 + part % 2 * 8);
+        const int tile = 2 * step + part / 2;
+        const size_t at = (size_t(max(row, 0)) * tiles + tile) * 16 + lane % 4 * 4;
+        const bool there = row >= 0 && tile < tiles;
+        word[part] = there ? interleave(*reinterpret_cast<const uint32_t*>(blocks + at)) : 0;
+    }
+    const size_t first_panel = p.first_row / kTileRows;
+    std::byte* out = p.out + ((first_panel + panel) * steps + step) * Mxfp4Tiles::kStepBytes;
+    reinterpret_cast<uint4*>(out)[lane] = make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+// A thread a byte of a step's 32.
+__global__ __launch_bounds__(kThreads) void repack_scales_kernel(const std::byte* scales, Piece p) {
+    constexpr int kBytes = Mxfp4Tiles::kStepScaleBytes;
+    const int steps = step_count<Mxfp4Tiles>(p.columns), tiles = p.columns / kTileColumns;
+    const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= int64_t{panel_count(p.rows)} * steps * kBytes) return;
+    const int at = static_cast<int>(i % kBytes), step = static_cast<int>(i / kBytes % steps);
+    const int panel = static_cast<int>(i / kBytes / steps);
+    const int row = row_in_piece(p, panel, at / 4 + at % 2 * 8), tile = 2 * step + at % 4 / 2;
+    int scale = 127;
+    if (row >= 0 && tile < tiles) scale = static_cast<int>(scales[size_t(row) * tiles + tile]);
+    const size_t first_panel = p.first_row / kTileRows;
+    p.out[((first_panel + panel) * steps + step) * kBytes + at] =
+        static_cast<std::byte>(scale + Mxfp4Tiles::kScaleShift);
+}
+
+// On a loading thread's own stream: a plain launch, without the early start of stages.
+void launch_pieces(cudaStream_t stream, void (*kernel)(const std::byte*, Piece), int64_t threads,
+                   const std::byte* from, const Piece& piece) {
+    Device device;
+    device.stream = stream;
+    launch(device, kernel, dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads)),
+           dim3(kThreads), 0, from, piece);
+}
+
+}  // namespace
+
+void repack_bf16(cudaStream_t stream, const std::byte* rows, const Piece& p) {
+    launch_pieces(stream, repack_bf16_kernel,
+                  int64_t{panel_count(p.rows)} * (p.columns / kTileColumns) * kWarp, rows, p);
+}
+
+void repack_mxfp4(cudaStream_t stream, const std::byte* blocks, const Piece& p) {
+    launch_pieces(stream, repack_mxfp4_kernel,
+                  int64_t{panel_count(p.rows)} * step_count<Mxfp4Tiles>(p.columns) * kWarp, blocks,
+                  p);
+}
+
+void repack_scales(cudaStream_t stream, const std::byte* scales, const Piece& p) {
+    launch_pieces(stream, repack_scales_kernel,
+                  int64_t{panel_count(p.rows)} * step_count<Mxfp4Tiles>(p.columns) *
+                      int64_t{Mxfp4Tiles::kStepScaleBytes},
+                  scales, p);
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,136 @@
+// Weights as the matrix units take them, and the one decoder of MXFP4.
+//
+// A tile is 16 rows x 32 columns of weights, the left operand of two mma.m16n8k16. The columns that
+// a lane holds are 8 t to 8 t + 7 (lane = 4 g + t), of rows g and g + 8: the order within a sum is
+// free, and so a lane's activations are 16 bytes in a row. A panel is the tiles of 16 rows, in the
+// order of columns; which rows share one is said by the matrix's RowOrder.
+#pragma once
+
+#include "backend/cuda/ptx.cuh"
+#include "backend/stages.h"
+
+namespace gptoss::cuda {
+
+constexpr int kTileRows = 16;
+constexpr int kTileColumns = 32;
+constexpr int kDecodeRows = 8;  // activation rows of a decode step: columns of the unit's tile
+constexpr int kTileSums = kTileRows * kDecodeRows;
+constexpr int kWarp = 32;
+
+// Which published row stands in row r of panel p. In both pairs, row r (below 8) and row r + 8
+// meet in one lane's sums.
+enum class RowOrder : uint8_t {
+    kPlain,   // 16 p + r
+    kHalves,  // dimension d = 8 j + r of a head beside d + head_dim / 2: what rope rotates
+    kGateUp,  // 16 p + 2 r, a gate, beside 16 p + 2 r + 1, its up
+};
+
+__host__ __device__ inline int published_row(RowOrder order, int head_dim, int panel, int r) {
+    const int low = r % 8, high = r / 8;
+    switch (order) {
+        case RowOrder::kHalves: {
+            const int panels = head_dim / kTileRows;
+            const int head = panel / panels, j = panel % panels;
+            return head * head_dim + high * (head_dim / 2) + 8 * j + low;
+        }
+        case RowOrder::kGateUp: return kTileRows * panel + 2 * low + high;
+        default: return kTileRows * panel + r;
+    }
+}
+
+// A panel's part of a matrix; tiles stand one after the other.
+struct Panel {
+    const std::byte* data;
+    const std::byte* scales;
+};
+
+// bf16: 1024 bytes a tile, two times 16 bytes a lane: the fragments of its two products.
+struct Bf16Tiles {
+    static constexpr int kColumns = kTileColumns;  // of a step: what a lane loads at once
+    static constexpr int kFragments = 2;
+    static constexpr size_t kStepBytes = 1024;
+    static constexpr size_t kStepScaleBytes = 0;
+    static constexpr float kUnit = 1;  // what a sum is to be multiplied by
+
+    struct Loaded {
+        uint4 part[2];
+    };
+
+    static __device__ __forceinline__ Loaded load(const Panel& panel, int step, int lane) {
+        const std::byte* at = panel.data + step * kStepBytes + lane * 16;
+        return {{load_once_16(at), load_once_16(at + 512)}};
+    }
+
+    static __device__ __forceinline__ void fragment(const Loaded& w, int i, uint32_t (&a)[4]) {
+        a[0] = w.part[i].x;
+        a[1] = w.part[i].y;
+        a[2] = w.part[i].z;
+        a[3] = w.part[i].w;
+    }
+};
+
+// MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. In a
+// word, value 2 p stands in bits 12 - 4 p and up, value 2 p + 1 sixteen bits above, so that a shift
+// brings a pair to the top of both halves; the three bits below the sign then are the end of a
+// bf16's exponent and the start of its fraction, short of the value by a factor of 2^126.
+// A scale byte holds the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it:
+// the weights are exact, and the factor kUnit that stays out keeps both ends in bf16's range.
+struct Mxfp4Tiles {
+    static constexpr int kColumns = 2 * kTileColumns;
+    static constexpr int kFragments = 4;
+    static constexpr size_t kStepBytes = 512;
+    static constexpr size_t kStepScaleBytes = 32;  // {row g, row g + 8} of each tile, by g
+    static constexpr float kUnit = 0x1p64f;
+    static constexpr int kScaleShift = 62;    // stored scale byte - published scale byte
+    static constexpr int kMostScale = 192;    // published; a weight of 2^65 and more is damage
+
+    struct Loaded {
+        uint4 words;  // row g, row g + 8 of the first tile, then of the second
+        uint32_t scales;
+    };
+
+    static __device__ __forceinline__ Loaded load(const Panel& panel, int step, int lane) {
+        const std::byte* scales = panel.scales + step * kStepScaleBytes + lane / 4 * 4;
+        return {load_once_16(panel.data + step * kStepBytes + lane * 16), load_once_4(scales)};
+    }
+
+    // Values 2 p and 2 p + 1 of a word, times the scale.
+    static __device__ __forceinline__ uint32_t pair(uint32_t word, int p, uint32_t scale) {
+        const uint32_t top = word << (4 * p);
+        return multiply_bf16((top & 0x80008000u) | ((top & 0x70007000u) >> 6), scale);
+    }
+
+    static __device__ __forceinline__ uint32_t scale_pair(uint32_t scales, int i) {
+        return (scales >> (8 * i) & 0xffu) * 0x00800080u;
+    }
+
+    static __device__ __forceinline__ void fragment(const Loaded& w, int i, uint32_t (&a)[4]) {
+        const bool second = i >= 2;
+        const uint32_t low = second ? w.words.z : w.words.x, high = second ? w.words.w : w.words.y;
+        const uint32_t low_scale = scale_pair(w.scales, second ? 2 : 0);
+        const uint32_t high_scale = scale_pair(w.scales, second ? 3 : 1);
+        const int p = i % 2 * 2;
+        a[0] = pair(low, p, low_scale);
+        a[1] = pair(high, p, high_scale);
+        a[2] = pair(low, p + 1, low_scale);
+        a[3] = pair(high, p + 1, high_scale);
+    }
+};
+
+template <class Tiles>
+__host__ __device__ constexpr int step_count(int columns) {
+    return (columns + Tiles::kColumns - 1) / Tiles::kColumns;
+}
+
+__host__ __device__ constexpr int panel_count(int rows) {
+    return (rows + kTileRows - 1) / kTileRows;
+}
+
+template <class Tiles>
+__device__ __forceinline__ Panel panel_of(const Matrix& m, int expert, int panel) {
+    const int steps = step_count<Tiles>(m.columns);
+    return {m.data + expert * m.data_stride + size_t(panel) * steps * Tiles::kStepBytes,
+            m.scales + expert * m.scale_stride + size_t(panel) * steps * Tiles::kStepScaleBytes};
+}
+
+}  // namespace gptoss::cuda

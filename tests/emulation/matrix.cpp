@@ -1,0 +1,142 @@
+// The warp's matrix instructions and asynchronous copies (PTX ISA: mma.m16n8k16, ldmatrix,
+// cp.async). Operands stay on the lanes' stacks; whoever comes last works for all.
+#include <algorithm>
+
+#include "emulation/ptx.h"
+
+namespace gptoss::emulation {
+
+namespace {
+
+constexpr int kRows = 16, kColumns = 8, kDepth = 16;
+// What every x86-64 adds at once; wider ones would be spilt.
+using Pair = double __attribute__((vector_size(16)));
+
+struct MultiplyOperands {
+    float (*c)[4];
+    const uint32_t (*a)[4];
+    uint32_t b[2];
+};
+
+template <class T>
+T& operands(Warp& warp, int lane) {
+    return *reinterpret_cast<T*>(warp.lanes[lane].operand);
+}
+
+// Lane 4 g + t holds columns 2 t, 2 t + 1 of row g, and of row g + 8: f(lane, place, row, column).
+template <class F>
+void for_each_result(F f) {
+    for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 4; ++i) f(lane, i, lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+    }
+}
+
+template <float (*decode)(uint16_t)>
+void compute_multiply(Warp& warp, unsigned) {
+    double a[kRows][kDepth];
+    alignas(16) double b[kDepth][kColumns], sum[kRows][kColumns];
+    const auto unpack = [](uint32_t pair, double& low, double& high) {
+        low = decode(static_cast<uint16_t>(pair));
+        high = decode(static_cast<uint16_t>(pair >> 16));
+    };
+    for (int lane = 0; lane < 32; ++lane) {
+        const auto& own = operands<MultiplyOperands>(warp, lane);
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; ++i) {
+            double* at = &a[g + i % 2 * 8][2 * t + i / 2 * 8];
+            unpack((*own.a)[i], at[0], at[1]);
+        }
+        for (int i = 0; i < 2; ++i) {
+            const int k = 2 * t + 8 * i;
+            unpack(own.b[i], b[k][g], b[k + 1][g]);
+        }
+    }
+    for (int row = 0; row < kRows; ++row) {
+        Pair pairs[kColumns / 2] = {};
+        for (int k = 0; k < kDepth; ++k) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kColumns / 2; ++i) {
+                Pair right;
+                std::memcpy(&right, &b[k][2 * i], sizeof right);
+                pairs[i] += a[row][k] * right;
+            }
+        }
+        std::memcpy(sum[row], pairs, sizeof pairs);
+    }
+    for_each_result([&](int lane, int i, int row, int column) {
+        float& c = (*operands<MultiplyOperands>(warp, lane).c)[i];
+        c = static_cast<float>(sum[row][column] + c);
+    });
+}
+
+struct LoadOperands {
+    const void* row;
+    uint32_t (*r)[4];
+    bool transposed;
+};
+
+void compute_load(Warp& warp, unsigned) {
+    for (int tile = 0; tile < 4; ++tile) {
+        uint16_t values[8][8];
+        for (int row = 0; row < 8; ++row) {
+            std::memcpy(values[row], operands<LoadOperands>(warp, 8 * tile + row).row, 16);
+        }
+        for (int lane = 0; lane < 32; ++lane) {
+            const auto& own = operands<LoadOperands>(warp, lane);
+            const int g = lane / 4, t = lane % 4;
+            const uint32_t low = own.transposed ? values[2 * t][g] : values[g][2 * t];
+            const uint32_t high = own.transposed ? values[2 * t + 1][g] : values[g][2 * t + 1];
+            (*own.r)[tile] = low | high << 16;
+        }
+    }
+}
+
+const Collective kMultiplyBf16{"mma_bf16", compute_multiply<decode_bf16>},
+    kMultiplyF16{"mma_f16", compute_multiply<decode_f16>};
+const Collective kLoad{"load_matrix_x4", compute_load},
+    kLoadTransposed{"load_matrix_x4_transposed", compute_load};
+
+void collect(const Collective& kind, void* own, Where where) {
+    if (running->warp->exists != ~0u) fail("a matrix instruction in a warp that is not full");
+    warp_collective(kind, ~0u, reinterpret_cast<uint64_t>(own), 0, where);
+}
+
+bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+}  // namespace
+
+void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool f16,
+                    Where where) {
+    MultiplyOperands own{&c, &a, {b0, b1}};
+    collect(f16 ? kMultiplyF16 : kMultiplyBf16, &own, where);
+}
+
+void load_tiles(uint32_t (&r)[4], const void* row, bool transposed, Where where) {
+    if (!aligned(row)) fail("ldmatrix: a row is not aligned to 16 bytes");
+    LoadOperands own{row, &r, transposed};
+    collect(transposed ? kLoadTransposed : kLoad, &own, where);
+}
+
+void copy_async(void* shared, const void* global) {
+    if (!aligned(shared) || !aligned(global)) fail("cp.async: an address is not aligned to 16");
+    std::memset(shared, 0xff, 16);
+    running->copies.push_back({shared, global, running->copy_groups});
+}
+
+void wait_for_copies(unsigned pending_groups) {
+    Thread& self = *running;
+    const auto pending = [&](const AsyncCopy& copy) {
+        return copy.group + pending_groups >= self.copy_groups;
+    };
+    const auto first_pending = std::find_if(self.copies.begin(), self.copies.end(), pending);
+    for (auto copy = self.copies.begin(); copy != first_pending; ++copy) {
+        if (copy->from == nullptr) {
+            std::memset(copy->to, 0, 16);
+        } else {
+            std::memcpy(copy->to, copy->from, 16);
+        }
+    }
+    self.copies.erase(self.copies.begin(), first_pending);
+}
+
+}  // namespace gptoss::emulation
