@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def processor():
 
 def commit():
     """Return the commit this file is of, with a + if the tree differs, or None outside git."""
+    if shutil.which("git") is None:
+        return None
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
         cwd=Path(__file__).parent,
@@ -73,10 +76,14 @@ def header(arguments, model, read_rate):
 
 def print_header(report):
     backend = report["backend"]
-    print(f"gptoss-native {report['version']} {report['commit'] or ''} on {report['processor']}")
+    where = backend.get("device", report["processor"])
+    print(f"gptoss-native {report['version']} {report['commit'] or ''} on {where}")
+    if "device" in backend:
+        how = backend["architecture"]
+    else:
+        how = f"{backend['instruction set']}, {backend['threads']} threads"
     print(
-        f"{report['model']}, dense {report['dense']}, {report['precision']}, "
-        f"{backend['instruction set']}, {backend['threads']} threads; "
+        f"{report['model']}, dense {report['dense']}, {report['precision']}, {how}; "
         f"reads {report['read_bytes_per_s'] / 1e9:.1f} GB/s without arithmetic"
     )
 

@@ -2,6 +2,7 @@
 
 import gptoss_native as gn
 import pytest
+from conftest import EMULATED
 from gptoss_native._core import available_memory
 
 STAGES = ["embed", "qkv", "attention", "attn_out", "router"]
@@ -19,29 +20,72 @@ def test_info_names_the_kernel_of_each_stage():
         assert all(cpu["stages"][precision].values())
 
 
+def test_a_model_names_the_kernel_of_each_stage(any_device):
+    for precision in ("fast", "exact"):
+        with gn.Model.random(device=any_device, precision=precision) as model:
+            backend = model.info()["backend"]
+        assert [name for name in backend if name in STAGES] == STAGES
+        assert all(backend[stage] for stage in STAGES)
+
+
+def test_info_lists_the_cuda_devices_or_says_why_there_are_none():
+    cuda = gn.info()["cuda"]
+    if isinstance(cuda, str):
+        assert cuda
+        with pytest.raises(gn.DeviceError):
+            gn.plan("tiny", device="cuda", measure=False)
+    else:
+        assert all(entry.keys() == {"name", "architecture", "memory_bytes"} for entry in cuda)
+
+
+def test_a_cuda_device_that_is_not_there_is_an_error_and_never_the_processor():
+    cuda = gn.info()["cuda"]
+    names = [f"cuda:{n}" for n in (0, 7, 999) if isinstance(cuda, str) or n >= len(cuda)]
+    for name in names:
+        for make in (gn.Model.random, lambda **options: gn.plan("tiny", **options)):
+            with pytest.raises(gn.DeviceError) as caught:
+                make(device=name)
+            assert name in str(caught.value) or str(caught.value) == cuda
+
+
 def test_info_follows_the_forced_instruction_set(instruction_set):
     cpu = gn.info()["cpu"]
     assert cpu["instruction_set"] == instruction_set
     assert instruction_set in cpu["stages"]["fast"]["moe_up"]
 
 
-def test_a_plan_is_what_the_model_then_takes(config):
-    for dense in ("bf16", "int8"):
-        for precision in ("fast", "exact"):
-            options = {"dense": dense, "precision": precision, "threads": 2}
-            sizes = config("wide", vocab_size=5000)
-            plan = gn.plan(sizes, **options, max_context=1000, measure=False)
-            with gn.Model.random(sizes, **options) as model:
-                info = model.info()
-                assert plan["weight_bytes"] == info["weight_bytes"]
-                assert plan["scratch_bytes"] == info["scratch_bytes"]
-                assert plan["decode_bytes"] == model.decode_bytes(0)
-                assert plan["decode_bytes_at_max_context"] == pytest.approx(
-                    model.decode_bytes(999), rel=1e-3
-                )
-                session = model.session(max_context=1000)
-                session.prefill([1] * 1000)
-                assert plan["cache_bytes"] == pytest.approx(session.cache_bytes, rel=0.01)
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+@pytest.mark.parametrize(
+    ("device", "dense", "context"),
+    [
+        ("cpu", "bf16", 1000),
+        ("cpu", "int8", 1000),
+        pytest.param("cuda", "bf16", 200, marks=pytest.mark.cuda),
+    ],
+)
+def test_a_plan_is_what_the_model_then_takes(request, config, device, dense, precision, context):
+    if device == "cuda":
+        device = request.getfixturevalue("cuda_device")
+    options = {"dense": dense, "precision": precision, "threads": 2, "device": device}
+    # The emulated device takes a second for so much of "tiny".
+    sizes = config("wide" if device == "cpu" else "tiny", vocab_size=5000)
+    plan = gn.plan(sizes, **options, max_context=context, measure=False)
+    with gn.Model.random(sizes, **options) as model:
+        info = model.info()
+        assert plan["device"] == device
+        assert plan["weight_bytes"] == info["weight_bytes"]
+        assert plan["scratch_bytes"] == info["scratch_bytes"]
+        if device == EMULATED:  # which gives memory by the byte
+            left = gn.plan(sizes, **options, measure=False)["available_bytes"]
+            taken = plan["weight_bytes"] + plan["scratch_bytes"]
+            assert plan["available_bytes"] - left == taken
+        assert plan["decode_bytes"] == model.decode_bytes(0)
+        assert plan["decode_bytes_at_max_context"] == pytest.approx(
+            model.decode_bytes(context - 1), rel=1e-3
+        )
+        session = model.session(max_context=context)
+        session.prefill([1] * context)
+        assert plan["cache_bytes"] == pytest.approx(session.cache_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "weights"), [("20b", 12.8 * 2**30), ("120b", 60.8 * 2**30)])
@@ -95,7 +139,12 @@ def test_available_memory_is_less_than_all_of_it():
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        *[("device", "gpu"), ("dense", "int4"), ("precision", ""), ("threads", 0), ("threads", -1)],
+        *[
+            ("device", value)
+            for value in ("gpu", "CUDA", "cuda:", "cuda:-1", "cuda:0x1", "cuda:1000")
+        ],
+        *[("device", value) for value in ("cuda-emulated:0", " cuda", None, 0)],
+        *[("dense", "int4"), ("precision", ""), ("threads", 0), ("threads", -1)],
         *[("max_context", value) for value in (0, -1, 131073)],
     ],
 )

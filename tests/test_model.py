@@ -1,5 +1,6 @@
 """gptoss_native.Model: the published network's numbers, whatever the file's form or the machine."""
 
+import itertools
 import json
 import pathlib
 import threading
@@ -7,6 +8,7 @@ import threading
 import gptoss_native as gn
 import numpy as np
 import pytest
+from conftest import EMULATED, INSTRUCTION_SETS
 from make_goldens import relative_l2
 from random_checkpoint import COMMON, SHAPES, random_tensors, write_checkpoint, write_safetensors
 
@@ -14,6 +16,16 @@ CASES = pathlib.Path(__file__).parent / "goldens" / "tiny_trained_cases.jsonl"
 GREEDY = gn.Sampling(temperature=0.0)
 FORMS = ["huggingface", "openai"]
 SHORT_GOLDENS = ["tiny-1", "tiny-2", "odd-3", "wide-4"]  # long-8 takes seconds where scalar
+# On every instruction set in both forms; wide-4 takes a minute where CUDA is emulated.
+GOLDEN_RUNS = [
+    *itertools.product(SHORT_GOLDENS, FORMS, INSTRUCTION_SETS),
+    pytest.param("tiny-1", "huggingface", "cuda", marks=pytest.mark.cuda),
+    pytest.param("tiny-2", "openai", "cuda", marks=pytest.mark.cuda),
+    pytest.param("odd-3", "openai", "cuda", marks=pytest.mark.cuda),
+]
+on_golden_runs = pytest.mark.parametrize(
+    ("name", "form", "any_device"), GOLDEN_RUNS, indirect=["any_device"]
+)
 EXACT_ERROR = 1e-5  # the contract is 1e-4; float32 sums of these lengths end near 1e-6
 # Half the step of 127 in a block's largest value, uniform, is 0.0052 of a normal block's rms.
 INT8_WEIGHT_ERROR = 0.01
@@ -25,9 +37,9 @@ def logits_of(model, ids):
         return session.logits(ids)
 
 
-def exact_error_and_greedy_ids(golden, path):
+def exact_error_and_greedy_ids(golden, path, device="cpu"):
     """Run the prompt, then go on from it: the relative error of the kept rows, and the ids."""
-    with gn.Model.load(path, precision="exact") as model:
+    with gn.Model.load(path, precision="exact", device=device) as model:
         session = model.session()
         error = relative_l2(session.logits(golden.tokens)[golden.rows], golden.logits)
         count = len(golden.greedy)
@@ -35,13 +47,12 @@ def exact_error_and_greedy_ids(golden, path):
         return error, [token.id for token in stream]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", SHORT_GOLDENS)
+@on_golden_runs
 def test_exact_logits_and_greedy_ids_are_those_of_float32(
-    golden_checkpoint, name, form, instruction_set
+    golden_checkpoint, name, form, any_device
 ):
     golden, path = golden_checkpoint(name, form)
-    error, greedy = exact_error_and_greedy_ids(golden, path)
+    error, greedy = exact_error_and_greedy_ids(golden, path, any_device)
     assert error <= EXACT_ERROR
     assert greedy == golden.greedy.tolist()
 
@@ -53,13 +64,12 @@ def test_exact_logits_stay_exact_past_position_4096(golden_checkpoint, instructi
     assert greedy == golden.greedy.tolist()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", SHORT_GOLDENS)
+@on_golden_runs
 def test_fast_logits_are_closer_to_float32_than_bfloat16_is(
-    golden_checkpoint, name, form, instruction_set
+    golden_checkpoint, name, form, any_device
 ):
     golden, path = golden_checkpoint(name, form)
-    with gn.Model.load(path, precision="fast") as model:
+    with gn.Model.load(path, precision="fast", device=any_device) as model:
         got = logits_of(model, golden.tokens)[golden.rows]
     assert relative_l2(got, golden.logits) < golden.bf16_error
 
@@ -104,10 +114,15 @@ def test_an_unknown_instruction_set_is_refused_by_name(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_the_trained_model_answers_its_ten_cases(precision):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_trained_model_answers_its_ten_cases(request, device, precision):
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
     assert len(cases) == 10
-    with gn.Model.demo(precision=precision) as model:
+    if device == "cuda":
+        device = request.getfixturevalue("cuda_device")
+    if device == EMULATED:
+        cases = [min(cases, key=lambda case: len(case["greedy_ids"]))]  # a second a case is much
+    with gn.Model.demo(precision=precision, device=device) as model:
         for case in cases:
             ids = model.tokenizer.encode(case["prompt"], allow_special=True)
             assert ids == case["prompt_ids"]

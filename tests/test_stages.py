@@ -10,9 +10,9 @@ import gptoss_native as gn
 import numpy as np
 import pytest
 import reference
+from conftest import INSTRUCTION_SETS
 from gptoss_native import _core
 from make_goldens import relative_l2
-from conftest import INSTRUCTION_SETS
 from random_checkpoint import write_checkpoint
 from reference import Reference
 
@@ -39,9 +39,7 @@ class Bench:
     def __init__(self, path, precision, device, decode=False, **options):
         self.model = gn.Model.load(path, precision=precision, device=device, **options)
         self.reference = Reference(path)
-        self.stages = _core.Stages(
-            self.model._core, sequences=3, max_context=1300, decode=decode
-        )
+        self.stages = _core.Stages(self.model._core, sequences=3, max_context=1300, decode=decode)
         # The processor takes float32 rows to bf16 weights in both precisions.
         terms = device != "cpu" and precision == "fast"
         self.dense_tolerance = TWO_TERMS if terms else EXACT
@@ -66,7 +64,9 @@ class Bench:
         return np.array(held, np.float64).reshape(len(positions), *shape)
 
 
-CUDA_FORMS = [pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")]
+CUDA_FORMS = [
+    pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")
+]
 
 
 @pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS])

@@ -49,10 +49,13 @@ using Progress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
 struct BackendTraits {
     int prefill_rows;      // most rows of a step of prompt tokens
     int decode_rows;       // most rows of a step of generated tokens, and of logits
+    bool asynchronous;     // stages are begun by a call and end later
     bool host_memory;      // its memory is the host's: pointers may be passed as they are
     int key_tile;          // positions of a tile of keys (KvLayer)
     int activation_bytes;  // of a value of h and act, in the backend's own form
 };
+
+constexpr size_t kFetchBytes = 4096;
 
 // Not to be called by two threads at once. Throws DeviceError where the device fails.
 class Backend {
@@ -78,6 +81,10 @@ class Backend {
     // read waits until `to` is filled.
     virtual void write(void* to, const void* from, size_t bytes) = 0;
     virtual void read(void* to, const void* from, size_t bytes) = 0;
+    // Begins to copy up to kFetchBytes after the stages before, for fetched() to wait for: two
+    // slots, so that one step's outcome can be read while the next one runs.
+    virtual void fetch(int slot, const void* from, size_t bytes) = 0;
+    virtual const std::byte* fetched(int slot) = 0;
     // Calls `stages`, whose stage calls and their arguments are the same each time that `key` is
     // given, the same steps but for what the memory holds; a backend may record them once.
     virtual void repeat(int key, const std::function<void()>& stages) = 0;

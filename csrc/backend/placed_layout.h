@@ -13,8 +13,8 @@ struct MatrixBytes {
 using MatrixLayout = MatrixBytes (*)(WeightFormat format, int rows, int columns);
 
 // Takes room for every tensor of the model, in the order given there.
-void carve_model(const ModelConfig& config, WeightFormat dense, MatrixLayout layout,
-                 Carver& carver, PlacedModel& model);
+void carve_model(const ModelConfig& config, WeightFormat dense, MatrixLayout layout, Carver& carver,
+                 PlacedModel& model);
 
 // The same without memory: sizes, and null pointers.
 PlacedModel outline_model(const ModelConfig& config, WeightFormat dense, MatrixLayout layout);

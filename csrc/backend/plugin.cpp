@@ -14,8 +14,8 @@ Plugin::Plugin(const std::string& path)
     if (!library_) throw DeviceError(message("cannot open ", path, ": ", dlerror()));
     const int version = reinterpret_cast<PluginVersion*>(symbol("gptoss_plugin_version"))();
     if (version != kPluginVersion)
-        throw DeviceError(message(path, " is of another build: version ", version, ", wanted ",
-                                  kPluginVersion));
+        throw DeviceError(
+            message(path, " is of another build: version ", version, ", wanted ", kPluginVersion));
 }
 
 void* Plugin::symbol(const char* name) const {

@@ -12,9 +12,9 @@ namespace gptoss {
 
 // What a library exports: both sides are built from the same sources, which this number checks.
 constexpr int kPluginVersion = 1;
-using PluginVersion = int();                    // gptoss_plugin_version
+using PluginVersion = int();  // gptoss_plugin_version
 using PluginBackend = Backend*(int index, Precision precision, int loading_threads);
-                                                // gptoss_plugin_backend
+// gptoss_plugin_backend
 struct PluginDevice {
     std::string name;
     std::string architecture;

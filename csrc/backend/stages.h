@@ -49,16 +49,22 @@ struct KvLayer {
 };
 
 struct Row {
-    int token;
+    int token;  // or -1 - i: what was chosen last for output i
     int position;
     const KvView* kv;
 };
 
+struct TopLogprob {
+    int token;
+    float logprob;  // natural logarithm, of the model's own distribution
+};
+
 // Look the tokens up.
 struct EmbedArgs {
-    const Row* rows;    // [tokens]
-    const bf16* table;  // [vocab, hidden]
-    float* x;           // [tokens, hidden]   out: residual
+    const Row* rows;           // [tokens]
+    const bf16* table;         // [vocab, hidden]
+    const TopLogprob* chosen;  // [outputs] of the sample stage before
+    float* x;                  // [tokens, hidden]   out: residual
     int tokens, hidden;
 };
 
@@ -152,6 +158,8 @@ struct LogitsArgs {
 
 // How to choose one token. The neutral value of each is its default.
 struct SamplingParameters {
+    bool operator==(const SamplingParameters&) const = default;
+
     double temperature = 1.0;  // 0: the most likely token, ties to the lower id
     int top_k = 0;             // 0: all
     double top_p = 1.0;
@@ -171,11 +179,6 @@ struct TokenBias {
 struct TokenCount {
     int token;
     int generated;  // times generated; 0: it stands in the prompt only
-};
-
-struct TopLogprob {
-    int token;
-    float logprob;  // natural logarithm, of the model's own distribution
 };
 
 // What one row's choice needs.

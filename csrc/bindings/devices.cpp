@@ -32,14 +32,13 @@ DeviceChoice to_device(py::handle device) {
         if (name == "auto") return {has_cuda_device() ? "cuda" : "cpu"};
         if (name == "cpu" || name == "cuda" || name == "cuda-emulated") return {name};
         const std::string prefix = "cuda:";
-        const bool digits =
-            name.size() > prefix.size() && name.size() <= prefix.size() + 3 &&
-            std::all_of(name.begin() + prefix.size(), name.end(),
-                        [](char c) { return c >= '0' && c <= '9'; });
+        const bool digits = name.size() > prefix.size() && name.size() <= prefix.size() + 3 &&
+                            std::all_of(name.begin() + prefix.size(), name.end(),
+                                        [](char c) { return c >= '0' && c <= '9'; });
         if (name.starts_with(prefix) && digits) return {"cuda", std::stoi(name.substr(5))};
     }
-    throw InvalidArgument(message("device is ", shown(device),
-                                  ", wanted \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""));
+    throw InvalidArgument(
+        message("device is ", shown(device), ", wanted \"auto\", \"cpu\", \"cuda\" or \"cuda:N\""));
 }
 
 std::unique_ptr<Backend> make_backend(const DeviceChoice& device, Precision precision,

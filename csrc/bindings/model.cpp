@@ -213,8 +213,7 @@ double read_rate(const LoadedModel& self) {
 }
 
 double copy_rate(const LoadedModel& self, size_t bytes) {
-    return self.engine().with_model(
-        [&](Model& model) { return model.backend().copy_rate(bytes); });
+    return self.engine().with_model([&](Model& model) { return model.backend().copy_rate(bytes); });
 }
 
 std::shared_ptr<Session> session(const LoadedModel& self, const py::object& max_context) {

@@ -30,6 +30,11 @@ StepBuffers carve(const ModelConfig& c, const BackendTraits& traits, Carver& car
     return b;
 }
 
+void check_finite(const TopLogprob& chosen) {
+    if (chosen.token < 0)
+        throw Error("the model gave logits that are not finite; are its weights damaged?");
+}
+
 }  // namespace
 
 size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits) {
@@ -79,6 +84,7 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
 }
 
 void Model::forward(std::span<const Row> rows, Form form, const Interrupt& interrupt) {
+    next_rows_.clear();
     write_rows(rows);
     layers(static_cast<int>(rows.size()), form, interrupt);
 }
@@ -108,8 +114,29 @@ std::vector<Choice> Model::choose(std::span<const int> which,
 }
 
 std::vector<Choice> Model::decode(std::span<const Row> rows,
-                                  std::span<const SampleRequest> requests,
+                                  std::span<const SampleRequest> requests, bool more,
                                   const Interrupt& interrupt) {
+    const bool ready = begun(rows, requests);
+    next_rows_.clear();
+    if (!ready) begin_decode(rows, requests, interrupt);
+    const int slot = slot_;
+    const auto plain = [](const SampleRequest& r) {
+        return r.bias.empty() && r.seen.empty() && r.top_logprobs == 0;
+    };
+    if (!std::all_of(requests.begin(), requests.end(), plain)) return read_choices(requests);
+    if (more && traits_.asynchronous) begin_next(rows, requests, interrupt);
+    const auto* chosen = reinterpret_cast<const TopLogprob*>(backend_->fetched(slot));
+    std::vector<Choice> out;
+    for (size_t i = 0; i < requests.size(); ++i) {
+        check_finite(chosen[i]);
+        out.push_back({chosen[i], {}});
+        if (!next_rows_.empty()) next_rows_[i].token = chosen[i].token;
+    }
+    return out;
+}
+
+void Model::begin_decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                         const Interrupt& interrupt) {
     const int tokens = static_cast<int>(rows.size());
     write_rows(rows);
     write_requests(requests);
@@ -122,7 +149,35 @@ std::vector<Choice> Model::decode(std::span<const Row> rows,
         logits(buffers_.x, buffers_.which, tokens, buffers_.logits);
         sample(tokens);
     });
-    return read_choices(requests);
+    slot_ = 1 - slot_;
+    backend_->fetch(slot_, buffers_.chosen, tokens * sizeof(TopLogprob));
+}
+
+bool Model::begun(std::span<const Row> rows, std::span<const SampleRequest> requests) const {
+    const auto same_row = [](const Row& a, const Row& b) {
+        return a.token == b.token && a.position == b.position && a.kv == b.kv;
+    };
+    const auto same_request = [](const SampleRequest& a, const SampleRequest& b) {
+        return a.parameters == b.parameters && a.position == b.position && a.bias.empty() &&
+               a.seen.empty() && a.top_logprobs == 0;
+    };
+    return std::equal(rows.begin(), rows.end(), next_rows_.begin(), next_rows_.end(), same_row) &&
+           std::equal(requests.begin(), requests.end(), next_requests_.begin(),
+                      next_requests_.end(), same_request);
+}
+
+// The tokens are named by the outputs they come from, until they are known.
+void Model::begin_next(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                       const Interrupt& interrupt) {
+    std::vector<Row> next(rows.begin(), rows.end());
+    next_requests_.assign(requests.begin(), requests.end());
+    for (size_t i = 0; i < next.size(); ++i) {
+        next[i].token = -1 - static_cast<int>(i);
+        ++next[i].position;
+        ++next_requests_[i].position;
+    }
+    begin_decode(next, next_requests_, interrupt);
+    next_rows_ = std::move(next);
 }
 
 void Model::write_requests(std::span<const SampleRequest> requests) {
@@ -157,8 +212,7 @@ std::vector<Choice> Model::read_choices(std::span<const SampleRequest> requests)
     backend_->read(chosen.data(), buffers_.chosen, chosen.size() * sizeof(TopLogprob));
     std::vector<Choice> out;
     for (size_t i = 0; i < requests.size(); ++i) {
-        if (chosen[i].token < 0)
-            throw Error("the model gave logits that are not finite; are its weights damaged?");
+        check_finite(chosen[i]);
         out.push_back({chosen[i], std::vector<TopLogprob>(requests[i].top_logprobs)});
         std::vector<TopLogprob>& top = out.back().top_logprobs;
         if (!top.empty())
@@ -169,7 +223,7 @@ std::vector<Choice> Model::read_choices(std::span<const SampleRequest> requests)
 }
 
 void Model::embed(const Row* rows, int tokens, float* x) {
-    backend_->embed({rows, weights_->embedding, x, tokens, config_.hidden_size});
+    backend_->embed({rows, weights_->embedding, buffers_.chosen, x, tokens, config_.hidden_size});
 }
 
 void Model::qkv(int layer, const Row* rows, int tokens, Form form, const float* x, float* q) {
@@ -194,8 +248,8 @@ void Model::attn_out(int layer, int tokens, Form form, const float* attention, f
 void Model::router(int layer, int tokens, Form form, const float* x, void* h, int* expert,
                    float* weight) {
     const PlacedLayer& w = weights_->layers[layer];
-    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form,
-                      tokens, config_.hidden_size, config_.experts, config_.experts_per_token});
+    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form, tokens,
+                      config_.hidden_size, config_.experts, config_.experts_per_token});
 }
 
 void Model::moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act) {

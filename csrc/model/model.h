@@ -69,9 +69,11 @@ class Model {
     // Of the rows named of the last forward(): a token each. Throws Error where the logits are not
     // finite.
     std::vector<Choice> choose(std::span<const int> which, std::span<const SampleRequest> requests);
-    // forward(), then choose() of all rows, of generated tokens.
+    // forward(), then choose() of all rows, of generated tokens. Where more tokens of the same
+    // sequences are likely to be asked for next, with room for them in the caches, `more` lets the
+    // next step begin before this one's tokens are known here.
     std::vector<Choice> decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
-                               const Interrupt& interrupt);
+                               bool more, const Interrupt& interrupt);
 
     // The stages one by one, with this model's weights, over the backend's memory; stages.h gives
     // the shapes.
@@ -94,6 +96,11 @@ class Model {
     void write_requests(std::span<const SampleRequest> requests);
     void sample(int outputs);
     std::vector<Choice> read_choices(std::span<const SampleRequest> requests);
+    void begin_decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                      const Interrupt& interrupt);
+    bool begun(std::span<const Row> rows, std::span<const SampleRequest> requests) const;
+    void begin_next(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                    const Interrupt& interrupt);
 
     ModelConfig config_;
     std::unique_ptr<Backend> backend_;
@@ -105,6 +112,11 @@ class Model {
     StageMemory memory_;
     StepBuffers buffers_;
     std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
+
+    // The decode step begun ahead, if there is one: as decode() will be asked for it.
+    std::vector<Row> next_rows_;
+    std::vector<SampleRequest> next_requests_;
+    int slot_ = 0;  // of the outcome of the step begun last
 };
 
 // Bytes that decoding one token reads at a position: weights of the chosen experts, everything

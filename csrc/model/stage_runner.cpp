@@ -212,11 +212,10 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
                 poisoned(pairs * c.intermediate_size), x};
     const std::vector<uint8_t> poison(
         pairs * std::max(c.hidden_size, c.intermediate_size) * value_bytes, 0xff);
-    const StageMemory residual = upload(x), h = upload(poison),
-                      act = upload(poison), expert = upload(out.expert),
-                      weight = upload(out.weight);
-    model_.router(layer, tokens, form_, data<float>(residual), h.data(),
-                  data<int>(expert), data<float>(weight));
+    const StageMemory residual = upload(x), h = upload(poison), act = upload(poison),
+                      expert = upload(out.expert), weight = upload(out.weight);
+    model_.router(layer, tokens, form_, data<float>(residual), h.data(), data<int>(expert),
+                  data<float>(weight));
     model_.moe_up(layer, tokens, form_, h.data(), data<int>(expert), act.data());
     model_.moe_down(layer, tokens, form_, act.data(), data<int>(expert), data<float>(weight),
                     data<float>(residual));

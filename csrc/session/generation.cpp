@@ -90,6 +90,7 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
     Session::Wanted wanted;
     wanted.request = &request;
     wanted.choice = &choice;
+    wanted.more = stats_.generated_tokens + 1 < most_tokens_;
     bool whole = false;
     try {
         whole = session_->compute(prompt, wanted, interrupt, [this] { return cancelled_.load(); });

@@ -1,5 +1,7 @@
 #include "session/kv_cache.h"
 
+#include "base/error.h"
+
 namespace gptoss {
 
 std::byte** KvCache::page_table() const {
@@ -21,6 +23,15 @@ void KvCache::reserve(Backend& backend, int positions) {
         std::byte* const data = page.data();
         backend.write(page_table() + pages_.size(), &data, sizeof(data));
         pages_.push_back(std::move(page));
+    }
+}
+
+bool KvCache::try_reserve(Backend& backend, int positions) {
+    try {
+        reserve(backend, positions);
+        return true;
+    } catch (const OutOfMemory&) {
+        return false;
     }
 }
 

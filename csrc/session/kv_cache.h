@@ -16,6 +16,8 @@ class KvCache {
 
     // Makes room for so many positions. Throws OutOfMemory and stays as it was.
     void reserve(Backend& backend, int positions);
+    // False where reserve() would throw.
+    bool try_reserve(Backend& backend, int positions);
     // In the backend's memory.
     const KvView* view() const { return reinterpret_cast<const KvView*>(table_.data()); }
     size_t bytes() const { return ring_.size() + pages_.size() * geometry_.page_bytes; }

@@ -81,6 +81,8 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
     const bool choose = wanted.request && end == total;
     engine_->step([&](Model& model) {
         cache_->reserve(model.backend(), end);
+        const bool more = wanted.more && end < max_context_ && model.traits().asynchronous &&
+                          cache_->try_reserve(model.backend(), end + 1);
         std::vector<Row> rows;
         std::vector<int> which;
         for (int position = computed_; position < end; ++position) {
@@ -88,7 +90,7 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
             if (position >= total - wanted.rows) which.push_back(position - computed_);
         }
         if (choose && form == Form::kDecode && count == 1) {
-            *wanted.choice = model.decode(rows, {wanted.request, 1}, interrupt)[0];
+            *wanted.choice = model.decode(rows, {wanted.request, 1}, more, interrupt)[0];
             return;
         }
         model.forward(rows, form, interrupt);

@@ -65,6 +65,7 @@ class Session : public std::enable_shared_from_this<Session> {
         int rows = 0;
         const SampleRequest* request = nullptr;  // for the last row
         Choice* choice = nullptr;                // out
+        bool more = false;                       // the token after it is likely to be wanted next
     };
     // Appends ids and computes all that is not. False if cancelled between two steps.
     bool compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,

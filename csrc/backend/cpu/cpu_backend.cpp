@@ -50,7 +50,7 @@ CpuBackend::CpuBackend(Precision precision, int threads)
     : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, true, kKvTile, static_cast<int>(sizeof(float))};
+    return {kPrefillRows, kDecodeRows, false, true, kKvTile, static_cast<int>(sizeof(float))};
 }
 
 size_t CpuBackend::scratch_bytes(const ModelConfig& config) const {
@@ -75,6 +75,10 @@ StageMemory CpuBackend::allocate(size_t bytes, const std::string& purpose) {
 void CpuBackend::write(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
 void CpuBackend::read(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+void CpuBackend::fetch(int slot, const void* from, size_t bytes) {
+    std::memcpy(fetched_[slot], from, bytes);
+}
 
 double CpuBackend::time(int calls, const std::function<void(int)>& work) {
     std::vector<double> seconds;

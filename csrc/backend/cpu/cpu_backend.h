@@ -53,6 +53,8 @@ class CpuBackend final : public Backend {
     StageMemory allocate(size_t bytes, const std::string& purpose) override;
     void write(void* to, const void* from, size_t bytes) override;
     void read(void* to, const void* from, size_t bytes) override;
+    void fetch(int slot, const void* from, size_t bytes) override;
+    const std::byte* fetched(int slot) override { return fetched_[slot]; }
     void repeat(int, const std::function<void()>& stages) override { stages(); }
     double time(int calls, const std::function<void(int)>& work) override;
     void read_activations(const void* own, int rows, int columns, float* out) override;
@@ -89,6 +91,7 @@ class CpuBackend final : public Backend {
 
     Memory memory_;
     Scratch scratch_;
+    std::byte fetched_[2][kFetchBytes];
     std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in scratch_.sorted
     std::vector<int> active_;  // experts with pairs
 };

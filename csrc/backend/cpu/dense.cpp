@@ -32,7 +32,9 @@ void CpuBackend::norm_row(const float* x, const float* gain, int hidden, float e
 
 void CpuBackend::embed(const EmbedArgs& a) {
     pool_.run(a.tokens, [&](int64_t t, int) {
-        const bf16* row = a.table + size_t(a.rows[t].token) * a.hidden;
+        const int named = a.rows[t].token;
+        const int token = named < 0 ? std::max(a.chosen[-1 - named].token, 0) : named;
+        const bf16* row = a.table + size_t(token) * a.hidden;
         for (int i = 0; i < a.hidden; ++i) a.x[t * a.hidden + i] = to_float(row[i]);
     });
 }

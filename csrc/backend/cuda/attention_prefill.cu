@@ -14,154 +14,17 @@
 // start to rows that are not consecutive positions of one sequence, run by run.
 //
 // Bound by the matrix units and the exponentials, about alike.
-#include "backend/cuda/attention.cuh"
+#include "backend/cuda/attention_tiles.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
+namespace prefill_attention {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
-constexpr int kWarpPairs = 16;
-constexpr int kTilePairs = kWarps * kWarpPairs;
-constexpr int kTileKeys = 64;  // divides a page
-constexpr int kStepKeys = 32;  // weighed at once
-constexpr int kStages = 2;
 constexpr int kQueryExponent = 13;  // the greatest of a scaled query's parts is below 2^14
 // Weights are at most this: float16's least normal number, half the precision of two terms away,
 // is then far below what counts.
 constexpr float kMostWeight = 0x1p15f;
-
-// Keys and values of a tile in shared memory: rows of head_dim, in units of 16 bytes whose order
-// within a row changes from row to row, so that eight rows of ldmatrix never share a bank.
-template <int head_dim>
-struct Tile {
-    static constexpr int kRowBytes = head_dim * 2;
-    static constexpr int kRowUnits = kRowBytes / 16;
-    static constexpr int kHalfBytes = kTileKeys * kRowBytes;  // the keys; the values follow
-    static constexpr int kBytes = 2 * kHalfBytes;
-
-    // A unit of eight keys on has the same turn; a unit other in some bits, a place other in those.
-    __device__ __forceinline__ static unsigned at(unsigned key, unsigned unit) {
-        const unsigned turn = head_dim == 64 ? key % 8 : key / 2 % 4;
-        return key * kRowBytes + (unit ^ turn) * 16;
-    }
-};
-
-// Rows [begin, end) of a block's tile: consecutive positions of one sequence.
-struct Run {
-    const KvView* kv;
-    int begin, end;
-    int position;  // of row `begin`
-    int kv_group;  // query heads of a KV head
-    Span keys;     // that any of its rows sees
-    Span warps[kWarps];  // positions of each warp's first and last query; none: last < first
-
-    __device__ int position_of(int row) const { return position + row - begin; }
-};
-
-// Where a tile of keys lies in the cache.
-struct Source {
-    int start;              // position
-    unsigned slot;          // its place
-    const std::byte* keys;  // in this page or ring
-};
-
-// What the threads of a block share beside the tiles: registers are all taken.
-struct Desk {
-    Run run;
-    Source sources[kStages];  // of the tile to fetch next, and the one after
-    int next_row;    // of the tile
-    int one_by_one;  // rows before this are computed alone
-};
-
-__device__ __forceinline__ int tile_rows(const AttentionArgs& a) {
-    return kTilePairs / (a.heads / a.kv_heads);
-}
-
-// The last tiles see most keys and come first.
-__device__ __forceinline__ int first_row(const AttentionArgs& a) {
-    return int(gridDim.x - 1 - blockIdx.x) * tile_rows(a);
-}
-
-__device__ __forceinline__ int row_count(const AttentionArgs& a) {
-    return min(a.tokens - first_row(a), tile_rows(a));
-}
-
-// A ring may be shorter than a tile.
-__device__ __forceinline__ unsigned wrapped(unsigned slot, unsigned slots) {
-    while (slot >= slots) slot -= slots;
-    return slot;
-}
-
-// By one warp; there is a next row.
-template <int head_dim>
-__device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {
-    const int lane = threadIdx.x % kWarp, begin = desk.next_row, count = row_count(a);
-    const Row* rows = a.rows + first_row(a);
-    const Row row = rows[begin];
-    int end = begin + 1;
-    while (begin >= desk.one_by_one) {
-        const int i = end + lane;
-        const bool follows =
-            i < count && rows[i].kv == row.kv && rows[i].position == row.position + i - begin;
-        const unsigned stops = ~__ballot_sync(kAllLanes, follows);
-        end += stops ? __ffs(stops) - 1 : kWarp;
-        if (stops) break;
-    }
-    const int kv_group = a.heads / a.kv_heads;
-    if (lane < kWarps) {
-        const int first = max(lane * kWarpPairs / kv_group, begin);
-        const int last = min((lane * kWarpPairs + kWarpPairs - 1) / kv_group, end - 1);
-        desk.run.warps[lane] = {row.position + first - begin, row.position + last - begin};
-    }
-    __syncwarp();
-    if (lane != 0) return;
-    desk.run.kv = row.kv;
-    desk.run.begin = begin;
-    desk.run.end = end;
-    desk.run.position = row.position;
-    desk.run.kv_group = kv_group;
-    desk.run.keys = {seen_by(row.position, a.kv.window).first, row.position + end - begin - 1};
-    desk.next_row = end;
-    if (row.kv == nullptr) return;
-    const int start = desk.run.keys.first / kTileKeys * kTileKeys;
-    desk.sources[0] = {start, unsigned(start) % unsigned(a.kv.slots),
-                       find_keys<f16, head_dim>(kv_home(*row.kv, a), a, blockIdx.y, start)};
-}
-
-// By one thread: the tile after the one `from`. Pages are looked up a tile ahead of the fetch.
-template <int head_dim>
-__device__ __forceinline__ void advance(const AttentionArgs& a, const Run& run, const Source& from,
-                                        Source& to) {
-    to.start = from.start + kTileKeys;
-    to.slot = wrapped(from.slot + kTileKeys, a.kv.slots);
-    to.keys = from.keys;
-    if (to.start <= run.keys.last && !a.kv.window && to.slot == 0)
-        to.keys = find_keys<f16, head_dim>(kv_home(*run.kv, a), a, blockIdx.y, to.start);
-}
-
-// Starts to copy a tile of keys and values to shared memory, if the run has it.
-template <int head_dim>
-__device__ __forceinline__ void fetch_tile(const AttentionArgs& a, const Run& run,
-                                           const Source& from, unsigned to) {
-    using Shape = Tile<head_dim>;
-    if (from.start > run.keys.last) return;
-#pragma unroll
-    for (int i = 0; i < kTileKeys * Shape::kRowUnits / kThreads; ++i) {
-        const unsigned unit = i * kThreads + threadIdx.x;
-        const unsigned key = unit / Shape::kRowUnits, column = unit % Shape::kRowUnits;
-        const int position = from.start + int(key);
-        const bool seen = position >= run.keys.first && position <= run.keys.last;
-        const unsigned slot = wrapped(from.slot + key, a.kv.slots);
-        const std::byte* at = from.keys + slot * Shape::kRowBytes + column * 16;
-        std::byte* place = shared_memory() + to + Shape::at(key, column);
-        copy_async_16(place, at, seen);
-        copy_async_16(place + Shape::kHalfBytes, at + to_values<f16, head_dim>(a), seen);
-    }
-    copy_async_commit();
-}
 
 // Two floats as the sum of two pairs of float16.
 __device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint32_t& low) {
@@ -183,13 +46,14 @@ struct Warp {
     static constexpr int kDepths = head_dim / 16;
     static constexpr int kColumns = head_dim / 8;
 
-    static constexpr int kLowBytes = kDepths * kThreads * 16;
+    // In shared memory after the tiles, since registers are few: the low terms of the scaled
+    // queries, each lane's own; of each pair, what products with its query are to be multiplied by.
+    static constexpr int kLowPlace = kStages * Shape::kBytes;
+    static constexpr int kUnitPlace = kLowPlace + kDepths * kThreads * 16;
+    static constexpr int kEnd = kUnitPlace + kTilePairs * 4;
 
-    // Of the scaled queries, sixteen dimensions each. There are no registers for the low terms:
-    // each lane keeps its own in shared memory.
-    uint32_t high[kDepths][4];
+    uint32_t high[kDepths][4];  // of the scaled queries, sixteen dimensions each
     float out[kColumns][4];
-    float unit[2];         // what the products with a scaled query are to be multiplied by
     float max[2], sum[2];  // sum: of this lane's weights
 
     // Where pair g + 8 r has its query and result; negative: there is no such pair in the run.
@@ -233,7 +97,7 @@ struct Warp {
         int exponent = int(__float_as_uint(row_max(top)) >> 23);
         exponent = ::min(::max(exponent, kQueryExponent + 1), 253);
         const float scale = __uint_as_float(unsigned(254 + kQueryExponent - exponent) << 23);
-        unit[r] = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
+        if (lane % 4 == 0) unit(r) = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
 #pragma unroll
         for (int i = 0; i < 2 * kDepths; ++i) {
             const int d = i / 2, place = i % 2 * 2 + r;
@@ -242,8 +106,12 @@ struct Warp {
     }
 
     static __device__ __forceinline__ uint32_t* low_term(int depth) {
-        std::byte* all = shared_memory() + kStages * Shape::kBytes;
+        std::byte* all = shared_memory() + kLowPlace;
         return reinterpret_cast<uint32_t*>(all + (depth * kThreads + threadIdx.x) * 16);
+    }
+
+    static __device__ __forceinline__ float& unit(int r) {
+        return reinterpret_cast<float*>(shared_memory() + kUnitPlace)[own_pair(r)];
     }
 
     // Keys [start, start + kStepKeys), which are in shared memory from `keys` on.
@@ -260,8 +128,7 @@ struct Warp {
         add_values(keys + Tile<head_dim>::kHalfBytes, score);
     }
 
-    __device__ __forceinline__ void multiply_keys(unsigned keys,
-                                                  float (&score)[kStepKeys / 8][4]) {
+    __device__ __forceinline__ void multiply_keys(unsigned keys, float (&score)[kStepKeys / 8][4]) {
         const unsigned lane = threadIdx.x % kWarp;
         const unsigned own = keys + Shape::at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
@@ -310,7 +177,7 @@ struct Warp {
 #pragma unroll
             for (int n = 1; n < kStepKeys / 8; ++n)
                 top = fmaxf(top, fmaxf(score[n][2 * r], score[n][2 * r + 1]));
-            top = fmaxf(max[r], row_max(top) * unit[r]);
+            top = fmaxf(max[r], row_max(top) * unit(r));
             scale[r] = exp2f(max[r] - top);
             max[r] = top;
             sum[r] *= scale[r];
@@ -322,11 +189,12 @@ struct Warp {
                 for (int i = 0; i < 4; ++i) out[n][i] *= scale[i / 2];
             }
         }
+        const float units[2] = {unit(0), unit(1)};
 #pragma unroll
         for (int n = 0; n < kStepKeys / 8; ++n) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const float exponent = fmaf(score[n][i], unit[i / 2], -max[i / 2]);
+                const float exponent = fmaf(score[n][i], units[i / 2], -max[i / 2]);
                 score[n][i] = exp2f(exponent) * kMostWeight;
                 sum[i / 2] += score[n][i];
             }
@@ -342,7 +210,7 @@ struct Warp {
             uint32_t w_high[4], w_low[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const float(&from)[4] = weight[2 * k + i / 2];
+                const float (&from)[4] = weight[2 * k + i / 2];
                 split_f16(from[i % 2 * 2], from[i % 2 * 2 + 1], w_high[i], w_low[i]);
             }
 #pragma unroll
@@ -372,12 +240,12 @@ struct Warp {
             const float sink = a.sinks[head] * kLog2E;
             const float all = fmaxf(max[r], sink);
             const float factor = exp2f(max[r] - all);
-            const float total = fmaf(factor, sum[r], kMostWeight * exp2f(sink - all));
+            const float share = factor / fmaf(factor, sum[r], kMostWeight * exp2f(sink - all));
 #pragma unroll
             for (int n = 0; n < kColumns; ++n) {
                 // A zero's sign depends on keys that are not seen: + 0 makes it positive.
-                const float x = out[n][2 * r] * (factor / total) + 0.0f;
-                const float y = out[n][2 * r + 1] * (factor / total) + 0.0f;
+                const float x = out[n][2 * r] * share + 0.0f;
+                const float y = out[n][2 * r + 1] * share + 0.0f;
                 finite = finite && x - x == 0 && y - y == 0;
                 *reinterpret_cast<float2*>(a.out + at + 8 * n + lane % 4 * 2) = make_float2(x, y);
             }
@@ -391,20 +259,20 @@ template <int head_dim>
 __device__ __forceinline__ bool attend(const AttentionArgs& a, const Run& run, Source* sources) {
     constexpr unsigned kTileBytes = Tile<head_dim>::kBytes;
     fetch_tile<head_dim>(a, run, sources[0], 0);
-    int start = sources[0].start;
     if (threadIdx.x == 0) advance<head_dim>(a, run, sources[0], sources[1]);
     Warp<head_dim> warp;
     warp.begin(a, run);
-    for (unsigned stage = 0; start <= run.keys.last; start += kTileKeys, stage = 1 - stage) {
+    for (unsigned stage = 0;; stage ^= 1) {
         copy_async_wait<0>();
         __syncthreads();  // the tile is there, and no warp uses the other any more
         const Source& next = sources[1 - stage];
+        if (next.start - kTileKeys > run.keys.last) break;
         fetch_tile<head_dim>(a, run, next, (1 - stage) * kTileBytes);
         if (threadIdx.x == 0) advance<head_dim>(a, run, next, sources[stage]);
 #pragma unroll 1
         for (int key = 0; key < kTileKeys; key += kStepKeys)
-            warp.add(run, stage * kTileBytes + key * Tile<head_dim>::kRowBytes, start + key,
-                     a.kv.window);
+            warp.add(run, stage * kTileBytes + key * Tile<head_dim>::kRowBytes,
+                     next.start - kTileKeys + key, a.kv.window);
     }
     return warp.finish(a, run);
 }
@@ -417,15 +285,10 @@ __device__ __forceinline__ void write_zeros(const AttentionArgs& a, const Run& r
 }
 
 template <int head_dim>
-__host__ __device__ constexpr int desk_place() {
-    return kStages * Tile<head_dim>::kBytes + Warp<head_dim>::kLowBytes;
-}
-
-template <int head_dim>
 __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(AttentionArgs a) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + desk_place<head_dim>());
+    Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + Warp<head_dim>::kEnd);
     if (threadIdx.x == 0) desk.next_row = desk.one_by_one = 0;
     __syncthreads();
     while (desk.next_row < row_count(a)) {
@@ -448,17 +311,19 @@ __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(Attentio
 }
 
 }  // namespace
+}  // namespace prefill_attention
 
 void attention_prefill(const Device& device, const AttentionArgs& args) {
+    using namespace prefill_attention;
     if (args.tokens == 0) return;
     const int rows = kTilePairs / (args.heads / args.kv_heads);
     const dim3 grid((args.tokens + rows - 1) / rows, args.kv_heads);
     if (args.head_dim == 64)
         launch(device, attention_prefill_kernel<64>, grid, dim3(kThreads),
-               desk_place<64>() + sizeof(Desk), args);
+               Warp<64>::kEnd + sizeof(Desk), args);
     else
         launch(device, attention_prefill_kernel<32>, grid, dim3(kThreads),
-               desk_place<32>() + sizeof(Desk), args);
+               Warp<32>::kEnd + sizeof(Desk), args);
 }
 
 }  // namespace gptoss::cuda

@@ -8,8 +8,8 @@ namespace gptoss::cuda {
 
 // A head's key, or value, at one position: [head_dim].
 __device__ __forceinline__ std::byte* kv_address(const KvView& view, const KvLayer& layer,
-                                                 int position, int head, int kv_heads,
-                                                 int head_dim, bool value) {
+                                                 int position, int head, int kv_heads, int head_dim,
+                                                 bool value) {
     const int slot = position % layer.slots;
     std::byte* const base = layer.window ? view.ring : view.pages[position / layer.slots];
     const size_t element = layer.type == DType::kF16 ? 2 : 4;

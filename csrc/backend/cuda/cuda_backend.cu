@@ -41,11 +41,12 @@ Device open_device(int index, std::string& name) {
 }  // namespace
 
 CudaBackend::CudaBackend(int index, Precision precision, int loading_threads)
-    : precision_(precision),
-      loading_threads_(loading_threads),
-      device_(open_device(index, name_)) {
-    check(cudaMallocHost(reinterpret_cast<void**>(&outbox_), kOutboxBytes),
+    : precision_(precision), loading_threads_(loading_threads), device_(open_device(index, name_)) {
+    check(cudaMallocHost(reinterpret_cast<void**>(&outbox_), kOutboxBytes), "taking pinned memory");
+    check(cudaMallocHost(reinterpret_cast<void**>(&inbox_), 2 * kFetchBytes),
           "taking pinned memory");
+    for (cudaEvent_t& event : arrived_)
+        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
 }
 
 CudaBackend::~CudaBackend() {
@@ -54,12 +55,14 @@ CudaBackend::~CudaBackend() {
     cudaStreamSynchronize(device_.stream);
     for (const auto& [key, graph] : graphs_)
         if (graph) cudaGraphExecDestroy(graph);
+    for (cudaEvent_t event : arrived_) cudaEventDestroy(event);
+    cudaFreeHost(inbox_);
     cudaFreeHost(outbox_);
     cudaStreamDestroy(device_.stream);
 }
 
 BackendTraits CudaBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, false, 1, 2 * term_count(precision_)};
+    return {kPrefillRows, kDecodeRows, true, false, 1, 2 * term_count(precision_)};
 }
 
 Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
@@ -76,8 +79,8 @@ Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
     s.tile_count = carver.take<int>(1);
     s.split_sums = carver.take<float>(panels * kMostSplits * kTileSums);
     s.counters = carver.take<int>(panels + 1);
-    s.attention = carver.take<std::byte>(attention_scratch_bytes(
-        device_, kPrefillRows, c.heads, c.kv_heads, c.head_dim));
+    s.attention = carver.take<std::byte>(
+        attention_scratch_bytes(device_, kPrefillRows, c.heads, c.kv_heads, c.head_dim));
     s.sample = carver.take<std::byte>(sample_scratch_bytes(kDecodeRows, c.vocab_size));
     return s;
 }
@@ -154,6 +157,18 @@ void CudaBackend::read(void* to, const void* from, size_t bytes) {
         check(cudaStreamSynchronize(device_.stream), "copying from the device");
         std::memcpy(out + done, outbox_, piece);
     }
+}
+
+void CudaBackend::fetch(int slot, const void* from, size_t bytes) {
+    check(cudaMemcpyAsync(inbox_ + slot * kFetchBytes, from, bytes, cudaMemcpyDeviceToHost,
+                          device_.stream),
+          "copying from the device");
+    check(cudaEventRecord(arrived_[slot], device_.stream), "copying from the device");
+}
+
+const std::byte* CudaBackend::fetched(int slot) {
+    check(cudaEventSynchronize(arrived_[slot]), "running the model");
+    return inbox_ + slot * kFetchBytes;
 }
 
 // The first time the stages run as they are, which also loads their kernels.
@@ -246,7 +261,8 @@ std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
     const bool exact = precision_ == Precision::kExact;
     const std::string terms = exact ? "activations in 3 bf16 terms" : "activations in 2 bf16 terms";
     const std::string dense = "bf16 mma, " + terms + "; decode: streamed, prefill: tiled";
-    const std::string experts = "mxfp4 to bf16 mma, " + terms + "; decode: streamed, prefill: grouped";
+    const std::string experts =
+        "mxfp4 to bf16 mma, " + terms + "; decode: streamed, prefill: grouped";
     return {
         {"device", name_},
         {"architecture", message("sm_", device_.architecture)},
@@ -274,7 +290,9 @@ void CudaBackend::attention(const AttentionArgs& a) {
         attention_decode(device_, a, scratch_.attention);
 }
 
-void CudaBackend::attn_out(const AttnOutArgs& a) { cuda::attn_out(device_, precision_, a, scratch_); }
+void CudaBackend::attn_out(const AttnOutArgs& a) {
+    cuda::attn_out(device_, precision_, a, scratch_);
+}
 
 void CudaBackend::router(const RouterArgs& a) { cuda::router(device_, precision_, a, scratch_); }
 

@@ -33,6 +33,8 @@ class CudaBackend final : public Backend {
     StageMemory allocate(size_t bytes, const std::string& purpose) override;
     void write(void* to, const void* from, size_t bytes) override;
     void read(void* to, const void* from, size_t bytes) override;
+    void fetch(int slot, const void* from, size_t bytes) override;
+    const std::byte* fetched(int slot) override;
     void repeat(int key, const std::function<void()>& stages) override;
     double time(int calls, const std::function<void(int)>& work) override;
     void read_activations(const void* own, int rows, int columns, float* out) override;
@@ -65,6 +67,9 @@ class CudaBackend final : public Backend {
     // Pinned memory that write() copies from, and where the next piece goes.
     std::byte* outbox_ = nullptr;
     size_t outbox_used_ = 0;
+    // Pinned memory that fetch() copies to, and when it has arrived.
+    std::byte* inbox_ = nullptr;  // [2][kFetchBytes]
+    cudaEvent_t arrived_[2] = {};
 };
 
 }  // namespace gptoss::cuda

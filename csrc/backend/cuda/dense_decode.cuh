@@ -151,7 +151,8 @@ size_t dense_decode_shared_bytes(int rows, int columns) {
 template <int terms>
 int dense_decode_rows(const Device& device, int columns) {
     int rows = kDecodeRows;
-    while (rows > 1 && dense_decode_shared_bytes<terms>(rows, columns) > device.shared_limit) --rows;
+    while (rows > 1 && dense_decode_shared_bytes<terms>(rows, columns) > device.shared_limit)
+        --rows;
     return rows;
 }
 

@@ -10,7 +10,10 @@ constexpr int kThreads = 256;
 __global__ __launch_bounds__(kThreads) void embed_kernel(EmbedArgs a) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const size_t from = size_t(a.rows[blockIdx.x].token) * a.hidden;
+    const int named = a.rows[blockIdx.x].token;
+    // Where the logits were not finite there is no token; the host will refuse the step.
+    const int token = named < 0 ? max(a.chosen[-1 - named].token, 0) : named;
+    const size_t from = size_t(token) * a.hidden;
     const auto* table = reinterpret_cast<const uint32_t*>(a.table + from);
     float2* out = reinterpret_cast<float2*>(a.x + size_t(blockIdx.x) * a.hidden);
     for (int i = threadIdx.x; i < a.hidden / 2; i += kThreads) {

@@ -66,7 +66,8 @@ __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const Ex
     const int chunks = padded / kChunk;
     for (int i = threadIdx.x; i < chunks * terms * out.rows; i += kDecodeThreads) {
         const int k = i % chunks * kChunk, term = i / chunks % terms, row = i / chunks / terms;
-        const std::byte* from = in.own + size_t(pair[row] / in.slots) * own_row_bytes<terms>(columns);
+        const std::byte* from =
+            in.own + size_t(pair[row] / in.slots) * own_row_bytes<terms>(columns);
         uint4 v = make_uint4(0, 0, 0, 0);
         if (k < columns)
             v = *reinterpret_cast<const uint4*>(from + (size_t(term) * columns + k) * 2);
@@ -85,8 +86,7 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void moe_decode(Matrix m, Expert
     std::byte* const shared = shared_memory();
     float* const sums_buffer = reinterpret_cast<float*>(shared);
     auto& chosen = *reinterpret_cast<ChosenExperts*>(shared + kDecodeSumBytes);
-    std::byte* const rows_at =
-        shared + kDecodeSumBytes + (sizeof(ChosenExperts) + 15) / 16 * 16;
+    std::byte* const rows_at = shared + kDecodeSumBytes + (sizeof(ChosenExperts) + 15) / 16 * 16;
 
     wait_for_earlier_kernels();
     let_next_kernel_start();

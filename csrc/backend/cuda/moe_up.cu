@@ -17,8 +17,7 @@ struct SwigluEpilogue {
 
     // min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons
     // that keep a NaN.
-    __device__ void operator()(int expert, int panel, int r, int pair, float gate,
-                               float up) const {
+    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;
         const float* b = bias + (size_t(expert) * inner + i) * 2;

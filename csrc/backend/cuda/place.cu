@@ -1,6 +1,6 @@
-// Loading: published tensors to tiles in the device's memory. Threads take the pieces in order; each
-// reads into one of its two pinned buffers, has it copied, and has the device repack it while it
-// reads the next. Bound by the disk, or by the copy.
+// Loading: published tensors to tiles in the device's memory. Threads take the pieces in order;
+// each reads into one of its two pinned buffers, has it copied, and has the device repack it while
+// it reads the next. Bound by the disk, or by the copy.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -54,8 +54,7 @@ class Lane {
                       "taking pinned memory for a piece of a file");
                 check(cudaMalloc(reinterpret_cast<void**>(&b.staged), piece_bytes),
                       "taking device memory for a piece of a file");
-                check(cudaEventCreateWithFlags(&b.free, cudaEventDisableTiming),
-                      "making an event");
+                check(cudaEventCreateWithFlags(&b.free, cudaEventDisableTiming), "making an event");
             }
         } catch (...) {
             release();
@@ -156,8 +155,9 @@ class Loader {
             const uint64_t row_bytes = uint64_t(m.columns) * sizeof(bf16);
             for (int first = 0; first < rows; first += kDensePieceRows) {
                 const int count = std::min(kDensePieceRows, rows - first);
-                const Piece piece = {bytes_of(m.data), order,  config_.head_dim, above + first,
-                                     count,            m.rows, m.columns};
+                const Piece piece = {bytes_of(m.data), order, config_.head_dim,
+                                     above + first,    count, m.rows,
+                                     m.columns};
                 const uint64_t size = count * row_bytes;
                 jobs.push_back({{&tensor, first * row_bytes, size},
                                 size,
@@ -174,8 +174,8 @@ class Loader {
         const uint64_t block_bytes = tensors.blocks.bytes() / config_.experts;
         const uint64_t scale_bytes = tensors.scales.bytes() / config_.experts;
         for (int e = 0; e < config_.experts; ++e) {
-            Piece piece = {bytes_of(m.data) + e * m.data_stride, order, 0, 0, m.rows, m.rows,
-                           m.columns};
+            Piece piece = {
+                bytes_of(m.data) + e * m.data_stride, order, 0, 0, m.rows, m.rows, m.columns};
             jobs.push_back({{&tensors.blocks, e * block_bytes, block_bytes},
                             block_bytes,
                             [=](const Lane& lane, const Buffer& b) {
@@ -196,8 +196,7 @@ class Loader {
   private:
     void check_scales(const TensorSpec& tensor, int expert, const std::byte* scales,
                       uint64_t count) const {
-        const int most =
-            static_cast<int>(*std::max_element(scales, scales + count));
+        const int most = static_cast<int>(*std::max_element(scales, scales + count));
         if (most <= Mxfp4Tiles::kMostScale) return;
         const char* why = most == 255 ? " (NaN)" : "";
         throw CheckpointError(message(source_.file_name(tensor), ": tensor ", tensor.name,

@@ -1,10 +1,10 @@
 // The prefill form of a product: many activation rows, one kernel for bf16 and MXFP4 weights.
 //
-// A block computes 128 weight rows x 8 * kRowTiles activation rows. Each of its four warps takes two
-// panels, whose weights go from memory straight into the operand's place (MXFP4 is decoded there);
-// the activations, which all warps share, come through shared memory by asynchronous copies, several
-// steps ahead. An activation row's sums run over the columns in one order, whatever stands beside it.
-// Bound by the matrix units.
+// A block computes 128 weight rows x 8 * kRowTiles activation rows. Each of its four warps takes
+// two panels, whose weights go from memory straight into the operand's place (MXFP4 is decoded
+// there); the activations, which all warps share, come through shared memory by asynchronous
+// copies, several steps ahead. An activation row's sums run over the columns in one order, whatever
+// stands beside it. Bound by the matrix units.
 #pragma once
 
 #include "backend/cuda/activations.cuh"
@@ -80,9 +80,9 @@ __device__ __forceinline__ void copy_step(std::byte* stage, const std::byte* own
 
 // sums += one step of this warp's panels times the block's activation rows.
 template <class Tiles, int terms, int kRowTiles>
-__device__ __forceinline__ void multiply_step(
-    float (&sums)[kWarpPanels][kRowTiles][4],
-    const typename Tiles::Loaded (&weights)[kWarpPanels], const std::byte* stage, int lane) {
+__device__ __forceinline__ void multiply_step(float (&sums)[kWarpPanels][kRowTiles][4],
+                                              const typename Tiles::Loaded (&weights)[kWarpPanels],
+                                              const std::byte* stage, int lane) {
     using Shape = PrefillShape<Tiles, terms, kRowTiles>;
 #pragma unroll
     for (int tile = 0; tile < Shape::kStepTiles; ++tile) {
@@ -160,8 +160,8 @@ __global__ __launch_bounds__(kPrefillThreads, kRowTiles > 8 ? 1 : 2) void prefil
 #pragma unroll
         for (int p = 0; p < kWarpPanels; ++p)
             following[p] = Tiles::load(panel[p], min(step + 1, steps - 1), lane);
-        multiply_step<Tiles, terms, kRowTiles>(
-            sums, weights, shared + step % kStages * Shape::kStageBytes, lane);
+        multiply_step<Tiles, terms, kRowTiles>(sums, weights,
+                                               shared + step % kStages * Shape::kStageBytes, lane);
 #pragma unroll
         for (int p = 0; p < kWarpPanels; ++p) weights[p] = following[p];
     }
@@ -196,9 +196,8 @@ template <int terms, class Epilogue>
 void launch_dense_prefill(const Device& device, const Matrix& m, const std::byte* own, int rows,
                           const Epilogue& epilogue) {
     constexpr int kRowTiles = 16;
-    launch_prefill<Bf16Tiles, terms, kRowTiles>(device, m, own, AllRows{rows},
-                                                (rows + 8 * kRowTiles - 1) / (8 * kRowTiles),
-                                                epilogue);
+    launch_prefill<Bf16Tiles, terms, kRowTiles>(
+        device, m, own, AllRows{rows}, (rows + 8 * kRowTiles - 1) / (8 * kRowTiles), epilogue);
 }
 
 }  // namespace gptoss::cuda

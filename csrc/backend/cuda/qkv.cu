@@ -2,8 +2,8 @@
 // decode form. A panel holds 8 dimensions beside the 8 that rope rotates them with, so that the
 // thread with their sums rotates and stores them. Bound by the weights' bytes in the decode form,
 // by the matrix units in the prefill form.
-#include "backend/cuda/dense_decode.cuh"
 #include "backend/cuda/cache.cuh"
+#include "backend/cuda/dense_decode.cuh"
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
 

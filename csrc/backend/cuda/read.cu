@@ -1,4 +1,5 @@
-// The read rate: every block takes its stretch of memory, eight 16-byte loads of a thread under way.
+// The read rate: every block takes its stretch of memory, eight 16-byte loads of a thread under
+// way.
 #include "backend/cuda/ptx.cuh"
 #include "backend/cuda/stage_kernels.h"
 

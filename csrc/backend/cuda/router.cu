@@ -113,8 +113,7 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
     for (int first = 0; first < a.tokens; first += most) {
         const int rows = min(most, a.tokens - first);
         const int pairs = first * a.top_k;
-        std::byte* const h =
-            static_cast<std::byte*>(a.h) + first * own_row_bytes<terms>(a.hidden);
+        std::byte* const h = static_cast<std::byte*>(a.h) + first * own_row_bytes<terms>(a.hidden);
         const NormedRows input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
         const Choice choice = {scratch.scores, a.expert + pairs, a.weight + pairs,
                                rows,           a.experts,        a.top_k};

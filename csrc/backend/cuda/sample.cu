@@ -2,9 +2,9 @@
 //
 // A token weighs exp((z - best) / temperature), z its adjusted logit in float64: as an integer,
 // 2^(weight_bits - halvings), so that sums and running sums are exact whatever the split (weights
-// that fall below 1 do not count: of 201,088 tokens, those under 2^-45 of the best). The draw is the
-// first token by rising id whose running sum exceeds unit * total. The log-probabilities are of the
-// raw logits: x - log(sum of exp(x)).
+// that fall below 1 do not count: of 201,088 tokens, those under 2^-45 of the best). The draw is
+// the first token by rising id whose running sum exceeds unit * total. The log-probabilities are of
+// the raw logits: x - log(sum of exp(x)).
 //
 // Four launches, always the same; parameters are read on the device, and blocks without work leave:
 //   scan       adjusts, extremes, the sum of exp(x)         all rows
@@ -49,8 +49,7 @@ __device__ __forceinline__ void adjust_tile(const SampleRow& row, int first, dou
         if (at >= kTile) continue;
         double logit = z[at];
         logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-        if (seen.generated > 0)
-            logit -= p.presence_penalty + p.frequency_penalty * seen.generated;
+        if (seen.generated > 0) logit -= p.presence_penalty + p.frequency_penalty * seen.generated;
         z[at] = logit;
     }
     __syncthreads();
@@ -65,7 +64,7 @@ __device__ __forceinline__ void clear(Histogram* histograms) {
 
 // [chunks, outputs] blocks.
 __global__ __launch_bounds__(kThreads, kBlocks) void scan_kernel(SampleArgs a, SampleScratch s,
-                                                        Split split) {
+                                                                 Split split) {
     double* const z = reinterpret_cast<double*>(shared_memory() + kSpaceBytes);  // [kTile]
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -113,7 +112,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void scan_kernel(SampleArgs a, S
 
 // [chunks, outputs, kQuestions] blocks.
 __global__ __launch_bounds__(kThreads, kBlocks) void histogram_kernel(SampleArgs a, SampleScratch s,
-                                                             Split split) {
+                                                                      Split split) {
     Integer* const weight = reinterpret_cast<Integer*>(shared_memory() + kSpaceBytes);
     unsigned* const count = reinterpret_cast<unsigned*>(weight + kBins);
     wait_for_earlier_kernels();
@@ -151,7 +150,7 @@ struct GatherSpace {
 
 // [chunks, outputs, kQuestions] blocks.
 __global__ __launch_bounds__(kThreads, kBlocks) void gather_kernel(SampleArgs a, SampleScratch s,
-                                                          Split split) {
+                                                                   Split split) {
     GatherSpace& space = *reinterpret_cast<GatherSpace*>(shared_memory() + kSpaceBytes);
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -187,8 +186,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void gather_kernel(SampleArgs a,
     if (!last_block(&histogram.gathered_blocks, gridDim.x)) return;
 
     const unsigned count = histogram.listed;
-    const Members members = count <= kListed ? Members{listed, static_cast<int>(count)}
-                                             : Members{nullptr, split.vocab};
+    const Members members =
+        count <= kListed ? Members{listed, static_cast<int>(count)} : Members{nullptr, split.vocab};
     const Cut cut = select(v, members, space.held, limits, bins, space.narrow);
     if (question == kTopLogprobs)
         write_top(v, members, cut, log_total(summary, split, e.raw_best), wanted.top_logprobs,
@@ -199,7 +198,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void gather_kernel(SampleArgs a,
 
 // [chunks, outputs] blocks.
 __global__ __launch_bounds__(kThreads, kBlocks) void draw_kernel(SampleArgs a, SampleScratch s,
-                                                        Split split) {
+                                                                 Split split) {
     Drawn& space = *reinterpret_cast<Drawn*>(shared_memory() + kSpaceBytes);
     wait_for_earlier_kernels();
     let_next_kernel_start();

@@ -19,6 +19,7 @@ constexpr int kMostChunks = 128;  // a thread each when they are merged
 constexpr int kBins = 1024;       // a few hundred of 201,088 tokens in the fullest of usual logits
 constexpr int kListed = 8192;     // tokens of the bins that a cut goes through
 constexpr int kNoToken = std::numeric_limits<int>::max();
+constexpr double kLog2E = 1.4426950408889634;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 using Integer = unsigned long long;  // the 64 bits that atomics take
@@ -123,7 +124,7 @@ __device__ __forceinline__ Values values_of(const SampleArgs& a, const SampleScr
     v.best = question == kChoice ? e.best : e.raw_best;
     v.weight_bits = split.weight_bits;
     // For the most likely tokens any may count, and by number alone.
-    v.scale = question == kChoice ? 1.4426950408889634 / wanted.parameters.temperature : 0;
+    v.scale = question == kChoice ? kLog2E / wanted.parameters.temperature : 0;
     const double least = question == kChoice ? e.least : e.raw_least;
     const double range = fmin(v.best - least, v.weight_bits / v.scale);
     v.bin_scale = range > 1e-300 ? kBins / range : 0;

@@ -17,8 +17,11 @@ struct Left {
     }
 };
 
-// Compared before it is rounded to a weight; what float64 cannot tell from the best is its equal.
-__device__ __forceinline__ double halvings_of(double min_p) { return 0x1p-53 - log2(min_p); }
+// Compared before it is rounded to a weight. The best's equal is what weighs 1 in float64: within
+// 2^-54 of it.
+__device__ __forceinline__ double halvings_of(double min_p) {
+    return 0x1p-54 * kLog2E - log2(min_p);
+}
 
 // In shared memory.
 struct Drawn {

@@ -40,8 +40,7 @@ struct Held {
     Integer count[kBins];
 };
 
-__device__ __forceinline__ void sum_bins(const Integer* weight, const unsigned* count,
-                                         Held& held) {
+__device__ __forceinline__ void sum_bins(const Integer* weight, const unsigned* count, Held& held) {
     constexpr int kOwn = kBins / kThreads;
     const int first = threadIdx.x * kOwn;
     Integer own_weight[kOwn], own_count[kOwn];
@@ -188,14 +187,13 @@ __device__ __forceinline__ Cut cut_bin(const Values& v, const Members& members, 
 }
 
 __device__ __forceinline__ Cut select(const Values& v, const Members& members, const Held& held,
-                                      const Limits& limits, const Bins& bins,
-                                      NarrowSpace& space) {
+                                      const Limits& limits, const Bins& bins, NarrowSpace& space) {
     Cut cut;
     Integer all = held.weight[kBins - 1];
     if (bins.by_count < kBins) {
         const int bin = bins.by_count;
-        cut = cut_bin(v, members, bin, cut, false, limits.count - before_bin(held.count, bin),
-                      space);
+        cut =
+            cut_bin(v, members, bin, cut, false, limits.count - before_bin(held.count, bin), space);
         Integer mine = 0;
         members.visit([&](int token) {
             const double z = v.at(token);

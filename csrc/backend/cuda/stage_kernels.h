@@ -15,16 +15,16 @@ constexpr int kMostSplits = 8;     // shares of a panel's columns (dense_decode.
 
 // What kernels hand to each other beside the stages' buffers. Counters are zero between kernels.
 struct Scratch {
-    std::byte* rows = nullptr;      // [prefill rows, widest] activations in the backend's own form
-    float* partial = nullptr;       // [prefill rows * top_k, hidden]
-    float* scores = nullptr;        // [prefill rows, experts]
-    int* sorted = nullptr;          // [prefill rows * top_k]   pairs by expert
-    RowTile* tiles = nullptr;       // [most_tiles]
-    int* tile_count = nullptr;      // [1]
-    float* split_sums = nullptr;    // see Splits
-    int* counters = nullptr;        // [counters]
-    std::byte* attention = nullptr; // of attention_scratch_bytes()
-    std::byte* sample = nullptr;    // of sample_scratch_bytes()
+    std::byte* rows = nullptr;       // [prefill rows, widest] activations in the backend's own form
+    float* partial = nullptr;        // [prefill rows * top_k, hidden]
+    float* scores = nullptr;         // [prefill rows, experts]
+    int* sorted = nullptr;           // [prefill rows * top_k]   pairs by expert
+    RowTile* tiles = nullptr;        // [most_tiles]
+    int* tile_count = nullptr;       // [1]
+    float* split_sums = nullptr;     // see Splits
+    int* counters = nullptr;         // [counters]
+    std::byte* attention = nullptr;  // of attention_scratch_bytes()
+    std::byte* sample = nullptr;     // of sample_scratch_bytes()
     int most_tiles = 0;
 };
 

@@ -81,8 +81,8 @@ struct Mxfp4Tiles {
     static constexpr size_t kStepBytes = 512;
     static constexpr size_t kStepScaleBytes = 32;  // {row g, row g + 8} of each tile, by g
     static constexpr float kUnit = 0x1p64f;
-    static constexpr int kScaleShift = 62;    // stored scale byte - published scale byte
-    static constexpr int kMostScale = 192;    // published; a weight of 2^65 and more is damage
+    static constexpr int kScaleShift = 62;  // stored scale byte - published scale byte
+    static constexpr int kMostScale = 192;  // published; a weight of 2^65 and more is damage
 
     struct Loaded {
         uint4 words;  // row g, row g + 8 of the first tile, then of the second

@@ -1,0 +1,297 @@
+// Attention in float32: what a warp does with its keys of a unit. See attention_decode.cu.
+#pragma once
+
+#include "backend/cuda/attention.cuh"
+
+namespace gptoss::cuda::decode_attention {
+
+constexpr int kWarp = 32;
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kGroupHeads = 8;  // query heads that share a read
+constexpr int kLaneDims = 8;
+constexpr int kLaneValues = kGroupHeads * kLaneDims;
+constexpr int kWarpBytes = 8 * 1024;  // keys and values on their way to a warp, or in use
+
+// A unit has at least kUnitKeys keys, below which merging costs more than it saves, and a row at
+// most kMostUnits, which times eight KV heads is about one piece for each block of a large GPU.
+constexpr int kUnitKeys = 256;
+constexpr int kUnitMultiple = 128;  // no warp's block of keys crosses a page
+constexpr int kMostUnits = 48;
+
+struct Split {
+    Span seen;
+    int unit_keys, units;
+};
+
+__host__ __device__ inline Split split_keys(int position, int window) {
+    const Span seen = seen_by(position, window);
+    const int keys = seen.last - seen.first + 1;
+    const int even = (keys + kMostUnits - 1) / kMostUnits;
+    const int rounded = (even + kUnitMultiple - 1) / kUnitMultiple * kUnitMultiple;
+    const int unit_keys = rounded > kUnitKeys ? rounded : kUnitKeys;
+    return {seen, unit_keys, (keys + unit_keys - 1) / unit_keys};
+}
+
+// A unit of one row and up to kGroupHeads query heads of one KV head: a pair is a row and these.
+struct Piece {
+    int begin, end;  // positions
+    int row, pair, unit, units;
+    int kv_head, first_head, heads;
+};
+
+// How a warp shares keys of type T out, and how a thread's part of them stands in shared memory.
+template <class T, int head_dim>
+struct Shape {
+    static constexpr int kLanes = head_dim / kLaneDims;  // that hold one key
+    static constexpr int kKeys = kWarp / kLanes;         // held at once
+    static constexpr int kPasses = head_dim / 32;        // keys weighed at once: as registers allow
+    static constexpr int kBlockKeys = kKeys * kPasses;
+    static constexpr int kOwned = kGroupHeads / kLanes;  // heads whose scores a lane holds
+    static constexpr int kLoads = sizeof(T) / 2;         // of 16 bytes: eight dimensions
+    static constexpr int kBlockLoads = 2 * kLoads * kPasses;
+    static constexpr int kStageBytes = kBlockLoads * kWarp * 16;
+    static constexpr int kStages = kWarpBytes / kStageBytes;
+    static_assert(kUnitMultiple % (kBlockKeys * kWarps) == 0);
+};
+
+// What a warp knows after its keys, and a block after its unit: of each head the greatest score,
+// the sum of the weights and the weighted values, both relative to that score.
+template <int head_dim>
+struct Partial {
+    float out[kGroupHeads][head_dim];
+    float max[kGroupHeads], sum[kGroupHeads];
+};
+
+// Adds over the lanes whose numbers differ in the bits from `offset` down to `least`. Of `count`
+// values each lane is left with its share, which the highest of those bits halves first.
+template <int count, int offset, int least, int size>
+__device__ __forceinline__ void scatter_sum(float (&values)[size], int lane) {
+    constexpr int half = count / 2;
+    const bool upper = lane & offset;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+        const float give = upper ? values[i] : values[i + half];
+        const float keep = upper ? values[i + half] : values[i];
+        values[i] = keep + __shfl_xor_sync(kAllLanes, give, offset);
+    }
+    if constexpr (offset > least) scatter_sum<half, offset / 2, least>(values, lane);
+}
+
+__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged, f16) {
+    const uint4 v = *reinterpret_cast<const uint4*>(staged);
+    const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 two = unpack_f16(pairs[i]);
+        out[2 * i] = two.x;
+        out[2 * i + 1] = two.y;
+    }
+}
+
+__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged,
+                                           float) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const float4 v = *reinterpret_cast<const float4*>(staged + i * kWarp * 16);
+        out[4 * i] = v.x;
+        out[4 * i + 1] = v.y;
+        out[4 * i + 2] = v.z;
+        out[4 * i + 3] = v.w;
+    }
+}
+
+// A warp's softmax over its keys so far. A lane has eight dimensions of its own keys' weighted
+// values for all heads, and the state of the heads whose scores it holds.
+template <class T, int head_dim>
+struct Softmax {
+    using S = Shape<T, head_dim>;
+
+    float q[kLaneValues], out[kLaneValues];  // [head][dimension]
+    float max[S::kOwned], sum[S::kOwned];
+
+    __device__ __forceinline__ void begin(const AttentionArgs& a, const Piece& piece, int lane) {
+        const size_t head = size_t(piece.row) * a.heads + piece.first_head;
+        const float* from = a.q + head * head_dim + lane % S::kLanes * kLaneDims;
+#pragma unroll
+        for (int i = 0; i < kLaneValues; i += 4) {
+            const int h = i / kLaneDims;
+            float4 v = make_float4(0, 0, 0, 0);
+            if (h < piece.heads)
+                v = *reinterpret_cast<const float4*>(from + h * head_dim + i % kLaneDims);
+            q[i] = v.x * kScoreScale<head_dim>;
+            q[i + 1] = v.y * kScoreScale<head_dim>;
+            q[i + 2] = v.z * kScoreScale<head_dim>;
+            q[i + 3] = v.w * kScoreScale<head_dim>;
+            out[i] = out[i + 1] = out[i + 2] = out[i + 3] = 0;
+        }
+#pragma unroll
+        for (int r = 0; r < S::kOwned; ++r) {
+            max[r] = kLowest;
+            sum[r] = 0;
+        }
+    }
+
+    // A block of keys and values; only the first `keys` of them are the row's.
+    __device__ __forceinline__ void add(const std::byte* staged, int keys, int lane) {
+        float score[S::kPasses][S::kOwned];
+#pragma unroll
+        for (int p = 0; p < S::kPasses; ++p) {
+            float key[kLaneDims], dot[kGroupHeads];
+            read_eight(key, staged + p * S::kLoads * kWarp * 16, T{});
+#pragma unroll
+            for (int h = 0; h < kGroupHeads; ++h) {
+                dot[h] = q[h * kLaneDims] * key[0];
+#pragma unroll
+                for (int d = 1; d < kLaneDims; ++d)
+                    dot[h] = fmaf(q[h * kLaneDims + d], key[d], dot[h]);
+            }
+            scatter_sum<kGroupHeads, S::kLanes / 2, 1>(dot, lane);
+            const bool seen = p * S::kKeys + lane / S::kLanes < keys;
+#pragma unroll
+            for (int r = 0; r < S::kOwned; ++r)
+                score[p][r] = seen ? dot[r] : -__int_as_float(0x7f800000);
+        }
+        weigh(score);
+#pragma unroll
+        for (int p = 0; p < S::kPasses; ++p) {
+            float value[kLaneDims];
+            read_eight(value, staged + (S::kPasses + p) * S::kLoads * kWarp * 16, T{});
+#pragma unroll
+            for (int h = 0; h < kGroupHeads; ++h) {
+                const int owner = lane / S::kLanes * S::kLanes + h / S::kOwned;
+                const float weight = __shfl_sync(kAllLanes, score[p][h % S::kOwned], owner);
+#pragma unroll
+                for (int d = 0; d < kLaneDims; ++d)
+                    out[h * kLaneDims + d] = fmaf(weight, value[d], out[h * kLaneDims + d]);
+            }
+        }
+    }
+
+    // Scores to weights, and what is there already relative to the new maxima.
+    __device__ __forceinline__ void weigh(float (&score)[S::kPasses][S::kOwned]) {
+        float scale[S::kOwned];
+        bool rises = false;
+#pragma unroll
+        for (int r = 0; r < S::kOwned; ++r) {
+            float top = score[0][r];
+#pragma unroll
+            for (int p = 1; p < S::kPasses; ++p) top = fmaxf(top, score[p][r]);
+#pragma unroll
+            for (int offset = S::kLanes; offset < kWarp; offset *= 2)
+                top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, offset));
+            top = fmaxf(top, max[r]);
+            scale[r] = exp2f(max[r] - top);
+            max[r] = top;
+            sum[r] *= scale[r];
+#pragma unroll
+            for (int p = 0; p < S::kPasses; ++p) {
+                score[p][r] = exp2f(score[p][r] - top);
+                sum[r] += score[p][r];
+            }
+            rises |= scale[r] != 1;
+        }
+        if (!__any_sync(kAllLanes, rises)) return;
+#pragma unroll
+        for (int h = 0; h < kGroupHeads; ++h) {
+            const float factor = __shfl_sync(kAllLanes, scale[h % S::kOwned], h / S::kOwned);
+#pragma unroll
+            for (int d = 0; d < kLaneDims; ++d) out[h * kLaneDims + d] *= factor;
+        }
+    }
+
+    // Adds up over the lanes that held different keys.
+    __device__ __forceinline__ void finish(Partial<head_dim>& to, int lane) {
+        constexpr int kept = kLaneValues / S::kKeys;
+        scatter_sum<kLaneValues, kWarp / 2, S::kLanes>(out, lane);
+#pragma unroll
+        for (int i = 0; i < kept; i += 4) {
+            const int head = lane / S::kLanes * (kept / kLaneDims) + i / kLaneDims;
+            float* at = to.out[head] + lane % S::kLanes * kLaneDims + i % kLaneDims;
+            *reinterpret_cast<float4*>(at) =
+                make_float4(out[i], out[i + 1], out[i + 2], out[i + 3]);
+        }
+#pragma unroll
+        for (int r = 0; r < S::kOwned; ++r) {
+#pragma unroll
+            for (int offset = S::kLanes; offset < kWarp; offset *= 2)
+                sum[r] += __shfl_xor_sync(kAllLanes, sum[r], offset);
+            if (lane >= S::kLanes) continue;
+            to.max[lane * S::kOwned + r] = max[r];
+            to.sum[lane * S::kOwned + r] = sum[r];
+        }
+    }
+};
+
+// Fetches a warp's blocks of keys one after the other, a stage each. The page of the next block is
+// looked up one block ahead.
+template <class T, int head_dim>
+struct Fetch {
+    using S = Shape<T, head_dim>;
+    static constexpr int kStride = S::kBlockKeys * kWarps;
+    static constexpr unsigned kKeyBytes = head_dim * sizeof(T);
+
+    const void* home;
+    int next;               // position
+    const std::byte* keys;  // in the page or ring that holds it
+
+    __device__ __forceinline__ void find(const AttentionArgs& a, const Piece& piece) {
+        if (next < piece.end) keys = find_keys<T, head_dim>(home, a, piece.kv_head, next);
+    }
+
+    __device__ __forceinline__ void block(const AttentionArgs& a, const Piece& piece,
+                                          std::byte* staged, int lane) {
+        const int left = piece.end - next;
+        if (left > 0) {
+            const unsigned slots = a.kv.slots, slot = unsigned(next) % slots;
+            const std::byte* lane_keys = keys + lane % S::kLanes * (kLaneDims * sizeof(T));
+#pragma unroll
+            for (int p = 0; p < S::kPasses; ++p) {
+                const int key = p * S::kKeys + lane / S::kLanes;
+                const bool seen = key < left;
+                // A block starts with a key that is seen: it goes round a ring once at most.
+                const unsigned ahead = seen ? slot + key : slot;
+                const std::byte* from =
+                    lane_keys + (ahead < slots ? ahead : ahead - slots) * kKeyBytes;
+#pragma unroll
+                for (int i = 0; i < S::kLoads; ++i) {
+                    std::byte* to = staged + (p * S::kLoads + i) * kWarp * 16;
+                    copy_async_16(to, from + i * 16, seen);
+                    copy_async_16(to + S::kBlockLoads / 2 * kWarp * 16,
+                                  from + to_values<T, head_dim>(a) + i * 16, seen);
+                }
+            }
+        }
+        copy_async_commit();
+        next += kStride;
+        find(a, piece);
+    }
+};
+
+// This warp's keys of the unit: every fourth block.
+template <class T, int head_dim>
+__device__ __forceinline__ void attend(const AttentionArgs& a, const Piece& piece,
+                                       std::byte* shared) {
+    using S = Shape<T, head_dim>;
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    std::byte* staged = shared + lane * 16;
+    Fetch<T, head_dim> fetch{kv_home(*a.rows[piece.row].kv, a), piece.begin + warp * S::kBlockKeys,
+                             nullptr};
+    fetch.find(a, piece);
+#pragma unroll
+    for (int i = 0; i < S::kStages; ++i) fetch.block(a, piece, staged + i * S::kStageBytes, lane);
+    Softmax<T, head_dim> softmax;
+    softmax.begin(a, piece, lane);
+    for (int stage = 0;; stage = stage + 1 < S::kStages ? stage + 1 : 0) {
+        const int keys = piece.end - (fetch.next - S::kStages * fetch.kStride);
+        if (keys <= 0) break;
+        copy_async_wait<S::kStages - 1>();
+        softmax.add(staged + stage * S::kStageBytes, keys, lane);
+        fetch.block(a, piece, staged + stage * S::kStageBytes, lane);
+    }
+    copy_async_wait<0>();
+    __syncwarp();
+    softmax.finish(*reinterpret_cast<Partial<head_dim>*>(shared), lane);
+}
+
+}  // namespace gptoss::cuda::decode_attention
