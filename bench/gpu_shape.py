@@ -141,7 +141,7 @@ class Measurement:
             (stage, rows, context, decode)
             for rows, decode in forms
             for stage in _core.timed_stages()
-            if stage != "logits" or (rows, decode) == forms[0]  # always of one row
+            if decode or stage not in ("logits", "sample")  # a prompt needs one row of them
             for context in self.contexts(stage, decode)
         ]
         # A long context's cache takes seconds to fill.

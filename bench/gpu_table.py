@@ -77,11 +77,13 @@ def stage_seconds(shape, rows, context, decode, steps=1):
     names = {line["stage"] for line in lines}
     total = 0.0
     for stage in names:
+        last = stage in ("logits", "sample")  # a prompt needs one row of them
+        form = (1, True) if last and not decode else (rows, decode)
         found = [
             line["seconds"]
             for line in lines
             if line["stage"] == stage
-            and (stage in ("logits", "sample") or (line["rows"], line["decode"]) == (rows, decode))
+            and (line["rows"], line["decode"]) == form
             and (stage != "attention_full" or line["context"] == context)
         ]
         if not found:

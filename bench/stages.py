@@ -18,8 +18,8 @@ def time_stages(arguments, model, read_rate):
     """Yield a line for each stage, number of rows and, for attention, context."""
     for stage in _core.timed_stages():
         for tokens in arguments.tokens:
-            if stage == "logits" and tokens != arguments.tokens[0]:
-                continue  # always of one row
+            if stage in ("logits", "sample") and tokens > 8:
+                continue  # a decode step's
             for context in arguments.context if stage.startswith("attention") else [0]:
                 calls = max(arguments.calls // tokens, 24)
                 timing = _core.time_stage(

@@ -22,7 +22,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--cuda-device",
         default=EMULATED,
-        help='what tests marked cuda run on: "cuda" is a card, "cuda-emulated" (default) needs none',
+        help="of tests marked cuda: cuda is a card, cuda-emulated (the default) needs none",
     )
 
 

@@ -159,31 +159,31 @@ def test_multiprocessors_and_the_order_of_threads_do_not_change_a_bit(
     emulated, config, some_ids, monkeypatch, precision
 ):
     sizes = config("odd", num_hidden_layers=2)
-    ids = some_ids(20, 331)
+    ids = some_ids(12, 331)
     got = []
-    for multiprocessors, seed, threads in ((3, 0, 1), (1, 1, 1), (7, 2, 2), (132, 3, 1)):
+    for multiprocessors, seed, threads in ((3, 0, 1), (1, 1, 2), (132, 2, 1)):
         monkeypatch.setenv("GPTOSS_EMULATION_SMS", str(multiprocessors))
         monkeypatch.setenv("GPTOSS_EMULATION_SEED", str(seed))
         options = {"device": emulated, "precision": precision, "threads": threads}
         with gn.Model.random(sizes, seed=4, **options) as model:
-            got.append(converse(model.session(), ids, 3))
-    assert got[1:] == got[:1] * 3
+            got.append(converse(model.session(), ids, 2))
+    assert got[1:] == got[:1] * 2
 
 
-@pytest.mark.parametrize("capability", [80, 89, 120])
+@pytest.mark.parametrize("capability", [80, 120])
 def test_other_architectures_give_the_same_bits(
     emulated, config, some_ids, monkeypatch, capability
 ):
-    """sm_86, sm_89 and sm_120 have 99 KiB of shared memory for a block."""
+    """sm_120 has 99 KiB of shared memory for a block."""
     sizes = config("tiny", **SMALLEST | {"hidden_size": 2880, "num_hidden_layers": 1})
     got = []
     for architecture in (90, capability):
         monkeypatch.setenv("GPTOSS_EMULATION_CAPABILITY", str(architecture))
-        if architecture in (89, 120):
+        if architecture == 120:
             monkeypatch.setenv("GPTOSS_EMULATION_SHARED", "101376")
         with gn.Model.random(sizes, device=emulated) as model:
             assert model.info()["backend"]["architecture"] == f"sm_{architecture}"
-            got.append(converse(model.session(), some_ids(4, 40), 2))
+            got.append(converse(model.session(), some_ids(4, 40), 1))
     assert got[0] == got[1]
 
 
@@ -461,7 +461,7 @@ def test_a_lost_device_is_an_error_and_the_processor_goes_on(run_python, emulate
 
 
 def test_closing_a_model_under_running_calls_ends_them_cleanly(cuda_device, small):
-    for _ in range(3):
+    for _ in range(2):
         model, outcomes, started = (
             gn.Model.random(small, device=cuda_device),
             [],
@@ -477,7 +477,7 @@ def test_closing_a_model_under_running_calls_ends_them_cleanly(cuda_device, smal
                 outcomes.append("closed" in str(error))
 
         calls = (
-            lambda session: session.prefill([1] * 30),
+            lambda session: (session.prefill([1] * 9), session.logits([2])),
             lambda session: session.logits([1] * 5),
             lambda session: list(session.generate([1], max_new_tokens=1000)),
         )

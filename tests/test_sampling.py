@@ -12,11 +12,43 @@ import threading
 import gptoss_native as gn
 import numpy as np
 import pytest
+from random_checkpoint import COMMON, SHAPES, random_tensors, write_checkpoint, write_safetensors
 from reference import sample
 
 VOCAB = 24
 PROMPT = [3, 1, 4, 1, 5]
 DRAWS = 2000
+OPTIONS = [
+    {},
+    {"temperature": 0.5},
+    {"temperature": 3.0},
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_k": VOCAB},
+    {"top_k": 10**6},
+    {"top_p": 0.05},
+    {"top_p": 0.6},
+    {"top_p": 0.999},
+    {"min_p": 0.1},
+    {"min_p": 1.0},
+    {"temperature": 1.7, "top_k": 9, "top_p": 0.8, "min_p": 0.15},
+    {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.8},
+    {"repetition_penalty": 0.5, "top_k": 6},
+    {"logit_bias": {0: 3.0, 7: -2.5, 23: 1.5}, "top_k": 12},
+    {"logit_bias": {2: 1e6, 9: 1e6 - 1}},
+    {"logit_bias": dict.fromkeys(range(20), -1e6)},
+]
+# A model whose step takes the emulated device five milliseconds.
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_experts": 2,
+    "experts_per_token": 1,
+}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def shortened(options):
@@ -30,11 +62,30 @@ def model(config):
         yield made
 
 
-@pytest.fixture(scope="module")
-def exact(config):
+def small_model(config, device, vocab_size=VOCAB):
+    sizes = config(vocab_size=vocab_size, **SMALL)
+    return gn.Model.random(sizes, seed=1, threads=1, precision="exact", device=device)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def exact(request, config):
     """For texts whose tokens are checked against the rows of a run that feeds them back."""
+    if request.param == "cuda":
+        with small_model(config, request.getfixturevalue("cuda_device")) as made:
+            yield made
+        return
     with gn.Model.random(config(vocab_size=VOCAB), seed=1, threads=1, precision="exact") as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=[VOCAB, 5003])
+def both(request, config, cuda_device):
+    """The same small model on the processor and on CUDA."""
+    with (
+        small_model(config, "cpu", request.param) as cpu,
+        small_model(config, cuda_device, request.param) as cuda,
+    ):
+        yield cpu, cuda
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +106,11 @@ def text(model, count=40, **sampling):
         return [token.id for token in stream]
 
 
+def last_row(model, ids=PROMPT):
+    with model.session() as session:
+        return session.logits(ids)[-1].astype(np.float64)
+
+
 def log_softmax(row):
     return row - row.max() - np.log(np.exp(row - row.max()).sum())
 
@@ -62,30 +118,7 @@ def log_softmax(row):
 # The distribution
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.5},
-        {"temperature": 3.0},
-        {"top_k": 1},
-        {"top_k": 5},
-        {"top_k": VOCAB},
-        {"top_k": 10**6},
-        {"top_p": 0.05},
-        {"top_p": 0.6},
-        {"top_p": 0.999},
-        {"min_p": 0.1},
-        {"min_p": 1.0},
-        {"temperature": 1.7, "top_k": 9, "top_p": 0.8, "min_p": 0.15},
-        {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.8},
-        {"repetition_penalty": 0.5, "top_k": 6},
-        {"logit_bias": {0: 3.0, 7: -2.5, 23: 1.5}, "top_k": 12},
-        {"logit_bias": {2: 1e6, 9: 1e6 - 1}},
-        {"logit_bias": dict.fromkeys(range(20), -1e6)},
-    ],
-    ids=shortened,
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=shortened)
 def test_draws_have_the_frequencies_of_the_specification(model, row, options):
     ids, p = sample(row, PROMPT, **options)
     counts = np.zeros(VOCAB, int)
@@ -95,6 +128,14 @@ def test_draws_have_the_frequencies_of_the_specification(model, row, options):
     sigma = np.sqrt(DRAWS * p * (1 - p))
     # Where one or two draws are expected the distribution is Poisson's, with a longer tail.
     assert np.all(np.abs(counts[ids] - DRAWS * p) <= 5 * sigma + 3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", OPTIONS, ids=shortened)
+def test_a_seed_draws_on_cuda_what_it_draws_on_the_processor(both, options):
+    """Of this seed no draw falls within the devices' difference of the edge of a token."""
+    cpu, cuda = (text(model, seed=11, **options) for model in both)
+    assert cuda == cpu
 
 
 def chi_square_is_likely(pairs):
@@ -116,7 +157,8 @@ def test_draws_of_neighbouring_positions_and_seeds_are_independent(model):
     assert chi_square_is_likely(list(itertools.pairwise(first)))
 
 
-def test_temperature_zero_takes_the_best_and_the_lower_id_of_a_tie(model, row):
+def test_temperature_zero_takes_the_best_and_the_lower_id_of_a_tie(exact):
+    model, row = exact, last_row(exact)
     for seed in range(20):
         assert first_token(model, temperature=0, seed=seed).id == row.argmax()
     for tied in ([5, 20], [20, 5], [0, 23, 11]):
@@ -125,14 +167,16 @@ def test_temperature_zero_takes_the_best_and_the_lower_id_of_a_tie(model, row):
         assert first_token(model, temperature=0, logit_bias=bias).id == min(tied)
 
 
-def test_a_bias_on_every_token_changes_no_choice(model):
+def test_a_bias_on_every_token_changes_no_choice(exact):
+    model = exact
     for bias in (100.0, 1e6, -1e6):
         for options in ({"temperature": 0}, {"temperature": 0.05, "seed": 1}, {"seed": 2}):
             shifted = text(model, logit_bias=dict.fromkeys(range(VOCAB), bias), **options)
             assert shifted == text(model, **options)
 
 
-def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids(model, row):
+def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids(exact):
+    model, row = exact, last_row(exact)
     bias = {token: 30.0 - float(row[token]) for token in (4, 8, 15, 16)}
     drawn = {first_token(model, top_k=2, seed=seed, logit_bias=bias).id for seed in range(60)}
     assert drawn == {4, 8}
@@ -219,12 +263,76 @@ for index, row in enumerate(rows):
     run_python(code, json.dumps(config(vocab_size=VOCAB)), options)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("vocab", [9001, 4096])
+def test_logits_that_are_all_equal_are_taken_by_rising_id_on_cuda(cuda_device, tmp_path, vocab):
+    """More ties than the sample stage lists of a bin."""
+    shape = {key: value for key, value in SMALL.items() if "expert" not in key}
+    shape |= {"num_local_experts": 2, "num_experts_per_tok": 1, "vocab_size": vocab}
+    path = write_checkpoint(tmp_path, "tiny", 1, shards=1, index=False, **shape)
+    tensors = random_tensors(COMMON | SHAPES["tiny"] | shape, 1)
+    tensors["lm_head.weight"][:] = 0
+    write_safetensors(path / "model.safetensors", tensors)
+    with gn.Model.load(path, device=cuda_device) as model:
+        assert first_token(model, temperature=0).id == 0
+        token = first_token(model, top_k=3, seed=2, logprobs=1024)
+        assert token.id < 3
+        assert [other for other, _ in token.top_logprobs] == list(range(1024))
+        assert token.logprob == pytest.approx(-math.log(vocab), abs=1e-5)
+        drawn = {first_token(model, top_k=3, seed=seed).id for seed in range(30)}
+        assert drawn == {0, 1, 2}
+        last = [first_token(model, top_p=0.5, seed=seed).id for seed in range(30)]
+        assert vocab * 0.4 < max(last) <= math.ceil(vocab * 0.5)
+        free = [first_token(model, seed=seed).id for seed in range(30)]
+        assert max(free) > vocab * 0.8
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1e6},
+        {"repetition_penalty": 1e-6},
+        {"presence_penalty": 1e6, "frequency_penalty": 1e6},
+        {"presence_penalty": -1e6, "frequency_penalty": -1e6},
+        {"temperature": 5e-324},
+        {"temperature": 1e308},
+        {"top_p": 5e-324},
+        {"min_p": 5e-324, "top_k": 2**31 - 1},
+        {"repetition_penalty": 1e6, "logit_bias": dict.fromkeys(range(VOCAB), -1e6)},
+        {"repetition_penalty": 1e-6, "logit_bias": dict.fromkeys(range(VOCAB), 1e6)},
+    ],
+    ids=shortened,
+)
+def test_extreme_values_choose_on_cuda_as_the_specification_says(both, options):
+    _, cuda = both
+    said = text(cuda, 25, seed=0, **options)
+    rows = cuda.session().logits(PROMPT + said)[len(PROMPT) - 1 : -1]
+    with np.errstate(over="ignore"):
+        allowed = [sample(row, PROMPT, said[:i], **options)[0] for i, row in enumerate(rows)]
+    assert all(token in ids for token, ids in zip(said, allowed, strict=True))
+
+
 # Log-probabilities
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("count", [1, 20, 1024])
+def test_logprobs_on_cuda_are_those_of_the_processor(both, count):
+    cpu, cuda = (
+        first_token(model, logprobs=min(count, last_row(model).size), seed=4) for model in both
+    )
+    assert cuda.id == cpu.id
+    assert cuda.logprob == pytest.approx(cpu.logprob, abs=1e-4)
+    assert [t for t, _ in cuda.top_logprobs][:20] == [t for t, _ in cpu.top_logprobs][:20]
+    got, want = ([p for _, p in token.top_logprobs] for token in (cuda, cpu))
+    assert got == pytest.approx(want, abs=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"temperature": 2.0, "top_k": 3}])
 @pytest.mark.parametrize("count", [0, 1, 5, VOCAB])
-def test_logprobs_are_of_the_models_own_distribution(model, row, options, count):
+def test_logprobs_are_of_the_models_own_distribution(exact, options, count):
+    model, row = exact, last_row(exact)
     want = log_softmax(row)
     bias = {23: 4.0, int(row.argmax()): -9.0}
     token = first_token(model, logprobs=count, seed=1, logit_bias=bias, **options)

@@ -40,7 +40,8 @@ class Bench:
         self.model = gn.Model.load(path, precision=precision, device=device, **options)
         self.reference = Reference(path)
         self.stages = _core.Stages(self.model._core, sequences=3, max_context=1300, decode=decode)
-        # The processor takes float32 rows to bf16 weights in both precisions.
+        # The processor takes float32 rows to bf16 weights in both precisions. Matrix units round
+        # each addition to zero: a sum of 80 tiles loses up to 80 * 2**-24.
         terms = device != "cpu" and precision == "fast"
         self.dense_tolerance = TWO_TERMS if terms else EXACT
         self.most_rows = 8 if decode and device != "cpu" else 256
@@ -65,6 +66,8 @@ class Bench:
 
 
 CUDA_FORMS = [
+    pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")
+]
     pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")
 ]
 
@@ -136,7 +139,7 @@ def test_attention_is_the_softmax_over_keys_and_sink(bench, last, layer):
         positions=np.array([last - first]),
     )
     got = bench.stages.attention(layer, q, at([last], sequence=1))
-    assert relative_l2(got, want.reshape(1, -1)) < EXACT
+    assert relative_l2(got, want.reshape(1, -1)) < bench.dense_tolerance
 
 
 def test_attention_rows_of_other_sequences_do_not_matter(bench):

@@ -12,10 +12,10 @@ namespace gptoss {
 Plugin::Plugin(const std::string& path)
     : path_(path), library_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
     if (!library_) throw DeviceError(message("cannot open ", path, ": ", dlerror()));
-    const int version = reinterpret_cast<PluginVersion*>(symbol("gptoss_plugin_version"))();
-    if (version != kPluginVersion)
-        throw DeviceError(
-            message(path, " is of another build: version ", version, ", wanted ", kPluginVersion));
+    const std::string version = reinterpret_cast<PluginVersion*>(symbol("gptoss_plugin_version"))();
+    if (version != GPTOSS_PLUGIN_VERSION)
+        throw DeviceError(message(path, " is of another build: version ", version, ", wanted ",
+                                  GPTOSS_PLUGIN_VERSION));
 }
 
 void* Plugin::symbol(const char* name) const {

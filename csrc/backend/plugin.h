@@ -10,17 +10,18 @@
 
 namespace gptoss {
 
-// What a library exports: both sides are built from the same sources, which this number checks.
-constexpr int kPluginVersion = 1;
-using PluginVersion = int();  // gptoss_plugin_version
-using PluginBackend = Backend*(int index, Precision precision, int loading_threads);
-// gptoss_plugin_backend
 struct PluginDevice {
     std::string name;
     std::string architecture;
     size_t memory_bytes;
 };
-using PluginDevices = void(std::vector<PluginDevice>* out);  // gptoss_plugin_devices
+
+// What a library exports, as gptoss_plugin_version, _devices and _backend. Both sides must be built
+// from the same headers: the version is a hash of csrc/{base,weights,backend}/*.h (CMakeLists.txt,
+// tests/emulation/build.py).
+using PluginVersion = const char*();
+using PluginDevices = void(std::vector<PluginDevice>* out);
+using PluginBackend = Backend*(int index, Precision precision, int loading_threads);
 
 class Plugin {
   public:

@@ -113,7 +113,8 @@ class Model {
     StepBuffers buffers_;
     std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
 
-    // The decode step begun ahead, if there is one: as decode() will be asked for it.
+    // The decode step begun ahead, if there is one: as decode() will be asked for it. Whatever else
+    // changes a cache goes through forward(), which forgets it.
     std::vector<Row> next_rows_;
     std::vector<SampleRequest> next_requests_;
     int slot_ = 0;  // of the outcome of the step begun last

@@ -1,6 +1,7 @@
 #include "model/stage_timer.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <set>
 
@@ -16,7 +17,7 @@ struct Bench {
         : model(model), c(model.config()), tokens(tokens), context(context), form(form) {
         const size_t pairs = size_t(tokens) * c.experts_per_token;
         const KvGeometry& kv = model.kv();
-        cache = filled(kv.bytes(context + tokens), 0);
+        cache = random_cache(kv.bytes(context + tokens));
         std::vector<std::byte*> pages;
         for (int p = 0; p < kv.pages(context + tokens); ++p)
             pages.push_back(cache.data() + kv.ring_bytes + p * kv.page_bytes);
@@ -38,8 +39,14 @@ struct Bench {
         x = random(size_t(tokens) * c.hidden_size, 1);
         weight = filled(pairs * sizeof(float), 0);
         expert = filled(pairs * sizeof(int), 0);
-        logits = filled(size_t(c.vocab_size) * sizeof(float), 0);
-        which = filled(sizeof(int), 0);
+        outputs = std::min(tokens, model.traits().decode_rows);
+        logits = random(size_t(outputs) * c.vocab_size, 4);
+        which = filled(outputs * sizeof(int), 0);
+        std::vector<SampleRow> host_sample(outputs);
+        sample = filled(outputs * sizeof(SampleRow), 0);
+        backend.write(sample.data(), host_sample.data(), outputs * sizeof(SampleRow));
+        chosen = filled(outputs * sizeof(TopLogprob), 0);
+        top = filled(size_t(outputs) * kMostTopLogprobs * sizeof(TopLogprob), 0);
         route(0);
         model.moe_up(0, tokens, form, h.data(), ints(expert), act.data());
     }
@@ -48,6 +55,24 @@ struct Bench {
         StageMemory memory = model.backend().allocate(bytes, "timing a stage");
         const std::vector<uint8_t> bytes_here(bytes, static_cast<uint8_t>(value));
         model.backend().write(memory.data(), bytes_here.data(), bytes);
+        return memory;
+    }
+    // Keys and values in [-1, 1], one piece of them over and over.
+    StageMemory random_cache(size_t bytes) {
+        constexpr size_t kPiece = size_t{1} << 20;
+        const bool half = model.kv().layers[0].type == DType::kF16;
+        std::vector<std::byte> piece(kPiece);
+        for (size_t i = 0; i < kPiece / (half ? 2 : 4); ++i) {
+            const auto value = static_cast<float>(2 * random_unit(5, i) - 1);
+            const f16 rounded = to_f16(value);
+            if (half)
+                std::memcpy(piece.data() + 2 * i, &rounded, 2);
+            else
+                std::memcpy(piece.data() + 4 * i, &value, 4);
+        }
+        StageMemory memory = model.backend().allocate(bytes, "timing a stage");
+        for (size_t at = 0; at < bytes; at += kPiece)
+            model.backend().write(memory.data() + at, piece.data(), std::min(kPiece, bytes - at));
         return memory;
     }
     StageMemory random(size_t count, uint64_t key) {
@@ -76,7 +101,9 @@ struct Bench {
     const ModelConfig& c;
     const int tokens, context;
     const Form form;
-    StageMemory cache, table, rows, x, h, q, out, act, weight, expert, logits, which;
+    int outputs = 0;
+    StageMemory cache, table, rows, x, h, q, out, act, weight, expert, logits, which, sample;
+    StageMemory chosen, top;
 };
 
 struct Cost {
@@ -152,10 +179,20 @@ const std::vector<TimedStage>& stages() {
          [](Bench& b, const PlacedLayer& w, int) { return experts_cost(b, w.moe_down); }},
         {"logits", 2,
          [](Bench& b, int) {
-             b.model.logits(b.floats(b.x), b.ints(b.which), 1, b.floats(b.logits));
+             b.model.logits(b.floats(b.x), b.ints(b.which), b.outputs, b.floats(b.logits));
          },
          [](Bench& b, const PlacedLayer&, int) {
-             return product_cost(b.model.weights().unembedding, 1, 1);
+             return product_cost(b.model.weights().unembedding, 1, b.outputs);
+         }},
+        {"sample", 2,
+         [](Bench& b, int) {
+             b.model.backend().sample(
+                 {b.floats(b.logits), reinterpret_cast<const SampleRow*>(b.sample.data()),
+                  reinterpret_cast<TopLogprob*>(b.chosen.data()),
+                  reinterpret_cast<TopLogprob*>(b.top.data()), b.outputs, b.c.vocab_size});
+         },
+         [](Bench& b, const PlacedLayer&, int) {
+             return Cost{4.0 * b.outputs * b.c.vocab_size, 0};
          }},
     };
     return all;

@@ -15,7 +15,7 @@ struct StageTiming {
 };
 
 // The names time_stage knows: the stages of a layer, with attention over a window and over all
-// keys apart, then logits (of one row).
+// keys apart, then logits and sample (of as many rows as a decode step takes).
 std::vector<std::string> timed_stages();
 
 // `tokens` rows of one sequence from position `context` on.

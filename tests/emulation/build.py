@@ -40,6 +40,14 @@ def compiler():
     return [found] if found else None
 
 
+def plugin_version():
+    """Return what CMakeLists.txt makes of the headers that the plugin shares with the module."""
+    places = ("base/*.h", "weights/*.h", "backend/*.h")
+    headers = sorted(str(path) for place in places for path in (ROOT / "csrc").glob(place))
+    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in headers]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
 def backend_sources():
     """Return the sources of the CUDA backend."""
     places = ("backend/cuda/*.cu", "backend/cuda/*.cpp", "backend/*.cpp", "base/*.cpp")
@@ -81,6 +89,8 @@ def compile_source(command, source, objects):
     source = source.resolve()
     name = f"{source.name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
     made, dependencies, stamp = (objects / f"{name}{end}" for end in (".o", ".d", ".stamp"))
+    if source.stem == "plugin":
+        command = [*command, f'-DGPTOSS_PLUGIN_VERSION="{plugin_version()}"']
     command = [*command, "-x", "c++", "-MMD", "-MF", dependencies, "-c", source]
     if made.exists() and stamp.exists() and stamp.read_text() == digest(command, dependencies):
         return made

@@ -66,6 +66,47 @@ __host__ __device__ constexpr size_t own_row_bytes(int columns) {
     return size_t(columns) * terms * 2;
 }
 
+// sums += a tile of weights times rows, term by term. The matrix unit rounds to zero each time it
+// adds to a sum, always the same way. Three terms promise more than that leaves of a long sum: they
+// start from nothing for each tile, smallest first, and a rounding addition follows.
+template <int terms, class Operand>
+__device__ __forceinline__ void multiply_terms(float (&sums)[4], const uint32_t (&a)[2][4],
+                                               Operand operand) {
+    if constexpr (terms <= kFastTerms) {
+#pragma unroll
+        for (int term = 0; term < terms; ++term) {
+            const uint4 b = operand(term);
+            mma_bf16(sums, a[0], b.x, b.y);
+            mma_bf16(sums, a[1], b.z, b.w);
+        }
+    } else {
+        float part[4] = {};
+#pragma unroll
+        for (int term = terms - 1; term >= 0; --term) {
+            const uint4 b = operand(term);
+            mma_bf16(part, a[0], b.x, b.y);
+            mma_bf16(part, a[1], b.z, b.w);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[i] += part[i];
+    }
+}
+
+// The norm's pieces (RMSNorm, arXiv 1910.07467), with every rounding named: a row's bits must not
+// depend on what a compiler contracts in one copy of a loop and not in another.
+__device__ __forceinline__ float add_squares(float sum, float4 v) {
+    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+}
+
+__device__ __forceinline__ float norm_scale(float squares, int columns, float eps) {
+    return rsqrtf(__fadd_rn(__fdiv_rn(squares, static_cast<float>(columns)), eps));
+}
+
+__device__ __forceinline__ float2 scaled(float2 v, float scale, float2 gain) {
+    return make_float2(__fmul_rn(__fmul_rn(v.x, scale), gain.x),
+                       __fmul_rn(__fmul_rn(v.y, scale), gain.y));
+}
+
 // The sum over a block of `rows` values at once, to every thread; `shared` is [warps][rows].
 // kMost is the most rows there may be.
 template <int kMost>

@@ -42,23 +42,33 @@ Device open_device(int index, std::string& name) {
 
 CudaBackend::CudaBackend(int index, Precision precision, int loading_threads)
     : precision_(precision), loading_threads_(loading_threads), device_(open_device(index, name_)) {
-    check(cudaMallocHost(reinterpret_cast<void**>(&outbox_), kOutboxBytes), "taking pinned memory");
-    check(cudaMallocHost(reinterpret_cast<void**>(&inbox_), 2 * kFetchBytes),
-          "taking pinned memory");
-    for (cudaEvent_t& event : arrived_)
-        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+    try {
+        check(cudaMallocHost(reinterpret_cast<void**>(&outbox_), kOutboxBytes),
+              "taking pinned memory");
+        check(cudaMallocHost(reinterpret_cast<void**>(&inbox_), 2 * kFetchBytes),
+              "taking pinned memory");
+        for (cudaEvent_t& event : arrived_)
+            check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+    } catch (...) {
+        release();
+        throw;
+    }
 }
 
-CudaBackend::~CudaBackend() {
-    // A lost device answers all of these with errors, which change nothing any more.
+CudaBackend::~CudaBackend() { release(); }
+
+// A lost device answers all of these with errors, which change nothing any more.
+void CudaBackend::release() {
     cudaSetDevice(device_.index);
     cudaStreamSynchronize(device_.stream);
     for (const auto& [key, graph] : graphs_)
         if (graph) cudaGraphExecDestroy(graph);
-    for (cudaEvent_t event : arrived_) cudaEventDestroy(event);
-    cudaFreeHost(inbox_);
-    cudaFreeHost(outbox_);
+    for (cudaEvent_t event : arrived_)
+        if (event) cudaEventDestroy(event);
+    if (inbox_) cudaFreeHost(inbox_);
+    if (outbox_) cudaFreeHost(outbox_);
     cudaStreamDestroy(device_.stream);
+    cudaGetLastError();
 }
 
 BackendTraits CudaBackend::traits() const {
@@ -70,7 +80,7 @@ Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
     const size_t widest = std::max(c.hidden_size, c.query_rows());
     const size_t panels = panel_count(std::max(c.hidden_size, c.experts));
     Scratch s;
-    s.most_tiles = pair_tiles(static_cast<int>(pairs), c.experts);
+    s.most_tiles = pair_tiles(static_cast<int>(pairs), c.experts, term_count(precision_));
     s.rows = carver.take<std::byte>(rows * widest * 2 * term_count(precision_));
     s.partial = carver.take<float>(pairs * c.hidden_size);
     s.scores = carver.take<float>(rows * c.experts);

@@ -54,6 +54,7 @@ class CudaBackend final : public Backend {
     void sample(const SampleArgs& args) override;
 
   private:
+    void release();
     Scratch carve(const ModelConfig& config, Carver& carver) const;
     cudaGraphExec_t record(const std::function<void()>& stages);
 

@@ -20,7 +20,7 @@ constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * kTileSums * sizeof(float);
 // The loads of one warp that are under way: `kDepth` steps of the panel, kDecodeWarps apart.
 template <class Tiles>
 struct Flight {
-    static constexpr int kDepth = Tiles::kStepBytes == 1024 ? 4 : 6;
+    static constexpr int kDepth = 4;
     static constexpr int kStride = kDepth * kDecodeWarps;
     typename Tiles::Loaded step[kDepth];
 
@@ -47,25 +47,26 @@ __device__ __forceinline__ void accumulate(float (&sums)[4], const Flight<Tiles>
             uint32_t a[2][4];
             Tiles::fragment(flight.step[i], 2 * tile, a[0]);
             Tiles::fragment(flight.step[i], 2 * tile + 1, a[1]);
-#pragma unroll
-            for (int term = 0; term < terms; ++term) {
-                const uint4 b = rows.operand((step - origin) * kTiles + tile, term, lane);
-                mma_bf16(sums, a[0], b.x, b.y);
-                mma_bf16(sums, a[1], b.z, b.w);
-            }
+            multiply_terms<terms>(sums, a, [&](int term) {
+                return rows.operand((step - origin) * kTiles + tile, term, lane);
+            });
         }
     }
 }
 
 // Steps [begin, end) of a panel times the rows: this warp's share. `flight` holds the first loads,
-// and at the end those of `next`, whose steps are [next_begin, next_end).
+// and at the end, if there are more panels to come, those of the same steps of `next`.
 template <class Tiles, int terms>
 __device__ __forceinline__ void multiply_panel(float (&sums)[4], Flight<Tiles>& flight,
-                                               const Panel& panel, int begin, int end,
-                                               const SharedRows<terms>& rows, int warp, int lane) {
+                                               const Panel& panel, bool more, const Panel& next,
+                                               int begin, int end, const SharedRows<terms>& rows,
+                                               int warp, int lane) {
     for (int first = begin + warp; first < end; first += Flight<Tiles>::kStride) {
         Flight<Tiles> following;
-        following.load(panel, first + Flight<Tiles>::kStride, end, lane);
+        if (first + Flight<Tiles>::kStride < end)
+            following.load(panel, first + Flight<Tiles>::kStride, end, lane);
+        else if (more)
+            following.load(next, begin + warp, end, lane);
         accumulate(sums, flight, first, end, begin, rows, lane);
         flight = following;
     }
@@ -94,6 +95,11 @@ struct SumPlace {
 __device__ __forceinline__ SumPlace sum_place(int i) {
     const int lane = i / 4, part = i % 4;
     return {lane / 4, lane % 4 * 2 + part % 2, part < 2};
+}
+
+// The other way: where row r of a column stands among a panel's sums.
+__device__ __forceinline__ int sum_index(int r, int column) {
+    return (r % 8 * 4 + column / 2) * 4 + r / 8 * 2 + column % 2;
 }
 
 }  // namespace gptoss::cuda

@@ -10,7 +10,8 @@
 
 namespace gptoss::cuda {
 
-// Shares of columns, and who has brought one. Counters are zero between kernels.
+// Shares of columns, and who has brought one. Counters are zero between kernels. Without counters
+// the shares are left for the epilogue's finish().
 struct Splits {
     int count = 1;
     float* sums = nullptr;   // [panels][count][kTileSums]
@@ -21,6 +22,7 @@ struct Splits {
 struct PlainRows {
     const float* x;  // [rows, columns]
 
+    __device__ void prefetch(int) const {}
     template <int terms>
     __device__ void fill(const SharedRows<terms>& out, int begin, int end, int columns,
                          float*) const {
@@ -40,35 +42,69 @@ struct NormedRows {
     float eps;
     std::byte* keep = nullptr;  // [rows, columns] out, in the own form, by the first panel's block
 
+    // The gain is a weight: it may come before the rows are there.
+    __device__ void prefetch(int columns) const {
+        constexpr int kLine = 128 / sizeof(float);
+        for (int k = threadIdx.x * kLine; k < columns; k += kDecodeThreads * kLine)
+            prefetch_l2(gain + k);
+    }
     template <int terms>
     __device__ void fill(const SharedRows<terms>& out, int begin, int end, int columns,
                          float* shared) const {
-        float scale[kDecodeRows];
-#pragma unroll
-        for (int r = 0; r < kDecodeRows; ++r) {
-            if (r >= out.rows) break;
-            const float* row = x + size_t(which ? which[r] : r) * columns;
-            float sum = 0;
-            for (int k = 4 * threadIdx.x; k < columns; k += 4 * blockDim.x) {
-                const float4 v = *reinterpret_cast<const float4*>(row + k);
-                sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-            }
-            scale[r] = sum;
-        }
+        float scale[kDecodeRows] = {};
+        add_rows(scale, out.rows, columns);
         block_sum(scale, out.rows, shared);
 #pragma unroll
-        for (int r = 0; r < kDecodeRows; ++r) {
-            if (r >= out.rows) break;
-            const float* row = x + size_t(which ? which[r] : r) * columns;
-            const float s = rsqrtf(scale[r] / static_cast<float>(columns) + eps);
-            for (int k = begin + 2 * threadIdx.x; k < end; k += 2 * blockDim.x) {
-                const float2 v = *reinterpret_cast<const float2*>(row + k);
+        for (int r = 0; r < kDecodeRows; ++r) scale[r] = norm_scale(scale[r], columns, eps);
+        put_rows(out, scale, begin, end, columns);
+    }
+
+    // Rows whose loads are under way at the same time.
+    static constexpr int kTogether = 4;
+
+    __device__ const float* row(int r, int columns) const {
+        return x + size_t(which ? which[r] : r) * columns;
+    }
+
+    __device__ void add_rows(float (&squares)[kDecodeRows], int rows, int columns) const {
+#pragma unroll
+        for (int first = 0; first < kDecodeRows; first += kTogether) {
+            if (first >= rows) break;
+            const float* at[kTogether];
+#pragma unroll
+            for (int i = 0; i < kTogether; ++i) at[i] = row(min(first + i, rows - 1), columns);
+            for (int k = 4 * threadIdx.x; k < columns; k += 4 * kDecodeThreads) {
+#pragma unroll
+                for (int i = 0; i < kTogether; ++i)
+                    if (first + i < rows)
+                        squares[first + i] = add_squares(
+                            squares[first + i], *reinterpret_cast<const float4*>(at[i] + k));
+            }
+        }
+    }
+
+    template <int terms>
+    __device__ void put_rows(const SharedRows<terms>& out, const float (&scale)[kDecodeRows],
+                             int begin, int end, int columns) const {
+#pragma unroll
+        for (int first = 0; first < kDecodeRows; first += kTogether) {
+            if (first >= out.rows) break;
+            const float* at[kTogether];
+#pragma unroll
+            for (int i = 0; i < kTogether; ++i) at[i] = row(min(first + i, out.rows - 1), columns);
+            for (int k = begin + 2 * threadIdx.x; k < end; k += 2 * kDecodeThreads) {
                 const float2 g = *reinterpret_cast<const float2*>(gain + k);
-                const float low = v.x * s * g.x, high = v.y * s * g.y;
-                out.put(r, k - begin, low, high);
-                if (keep && blockIdx.x == 0)
-                    store_terms<terms>(keep + r * own_row_bytes<terms>(columns), columns, k, low,
-                                       high);
+#pragma unroll
+                for (int i = 0; i < kTogether; ++i) {
+                    const int r = first + i;
+                    if (r >= out.rows) break;
+                    const float2 v =
+                        scaled(*reinterpret_cast<const float2*>(at[i] + k), scale[r], g);
+                    out.put(r, k - begin, v.x, v.y);
+                    if (keep && blockIdx.x == 0)
+                        store_terms<terms>(keep + r * own_row_bytes<terms>(columns), columns, k,
+                                           v.x, v.y);
+                }
             }
         }
     }
@@ -77,9 +113,9 @@ struct NormedRows {
 // True in all threads of the block that is the last of `count` to arrive; what the others wrote
 // before is visible to it. `flag` is shared.
 __device__ __forceinline__ bool arrive_last(int* counter, int count, int* flag) {
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        __threadfence();  // of the whole block's writes, which the barrier put before it
         *flag = atomicAdd(counter, 1) == count - 1;
         if (*flag) *counter = 0;
     }
@@ -107,6 +143,7 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
 
     Flight<Tiles> flight;
     flight.load(panel_of<Tiles>(m, 0, blockIdx.x), begin + warp, end, lane);
+    input.prefetch(m.columns);
     wait_for_earlier_kernels();
     input.fill(activations, begin * Tiles::kColumns, end * Tiles::kColumns, m.columns, sums_buffer);
     __syncthreads();
@@ -115,18 +152,17 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
     int turn = 0;
     for (int panel = blockIdx.x; panel < panels; panel += gridDim.x, ++turn) {
         float sums[4] = {};
-        multiply_panel(sums, flight, panel_of<Tiles>(m, 0, panel), begin, end, activations, warp,
-                       lane);
         const int following = panel + gridDim.x;
-        if (following < panels)
-            flight.load(panel_of<Tiles>(m, 0, following), begin + warp, end, lane);
+        const Panel next = panel_of<Tiles>(m, 0, min(following, panels - 1));
+        multiply_panel(sums, flight, panel_of<Tiles>(m, 0, panel), following < panels, next, begin,
+                       end, activations, warp, lane);
         float* const buffer = sums_buffer + turn % 2 * (kDecodeWarps * kTileSums);
         float sum = join_warps(sums, buffer, warp, lane);
         bool whole = true;
         if (splits.count > 1) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
             if (threadIdx.x < kTileSums) shares[blockIdx.y * kTileSums + threadIdx.x] = sum;
-            whole = arrive_last(splits.arrived + panel, splits.count, flag);
+            whole = splits.arrived && arrive_last(splits.arrived + panel, splits.count, flag);
             if (whole && threadIdx.x < kTileSums) {
                 sum = 0;
                 for (int s = 0; s < splits.count; ++s)
@@ -168,8 +204,9 @@ void launch_dense_decode(const Device& device, const Matrix& m, const Input& inp
     const int panels = panel_count(m.rows);
     int blocks = panels;
     if (panels > kSomeTimes * device.multiprocessors)
-        blocks = device.multiprocessors *
-                 resident_blocks(reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
+        blocks =
+            device.multiprocessors *
+            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
     launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
            epilogue, splits, rows);
 }

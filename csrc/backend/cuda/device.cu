@@ -13,16 +13,16 @@ void check(cudaError_t status, const char* doing) {
     throw DeviceError(text);
 }
 
-void allow_shared(const void* kernel, size_t shared_bytes) {
+void allow_shared(const Device& device, const void* kernel, size_t shared_bytes) {
     constexpr size_t kAlwaysAllowed = 48 * 1024;
     if (shared_bytes <= kAlwaysAllowed) return;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
+                               static_cast<int>(device.shared_limit)),
           "asking for shared memory");
 }
 
-int resident_blocks(const void* kernel, int threads, size_t shared_bytes) {
-    allow_shared(kernel, shared_bytes);
+int resident_blocks(const Device& device, const void* kernel, int threads, size_t shared_bytes) {
+    allow_shared(device, kernel, shared_bytes);
     int blocks = 0;
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),
           "asking how many blocks fit");

@@ -20,11 +20,12 @@ struct Device {
 // Throws OutOfMemory or DeviceError that says what was being done and what the device answered.
 void check(cudaError_t status, const char* doing);
 
-// More shared memory than is always allowed must be asked for.
-void allow_shared(const void* kernel, size_t shared_bytes);
+// More shared memory than is always allowed must be asked for: all there is, so that what a kernel
+// may use is never lowered under a recorded launch.
+void allow_shared(const Device& device, const void* kernel, size_t shared_bytes);
 
 // Blocks of a kernel that one multiprocessor holds at once, at least one.
-int resident_blocks(const void* kernel, int threads, size_t shared_bytes);
+int resident_blocks(const Device& device, const void* kernel, int threads, size_t shared_bytes);
 
 // Kernels of one stream may start before the one before has ended (from sm_90 on): each calls
 // wait_for_earlier_kernels() (ptx.cuh) in every thread that goes on to read or write what another
@@ -32,7 +33,7 @@ int resident_blocks(const void* kernel, int threads, size_t shared_bytes);
 template <class... Parameters, class... Arguments>
 void launch(const Device& device, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t shared_bytes, const Arguments&... arguments) {
-    allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+    allow_shared(device, reinterpret_cast<const void*>(kernel), shared_bytes);
     cudaLaunchAttribute early{};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;

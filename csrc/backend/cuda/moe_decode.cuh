@@ -22,6 +22,7 @@ struct ExpertRows {
 // The experts chosen, in the order of their first pair, in shared memory.
 struct ChosenExperts {
     int pair_expert[kMostPairs];
+    int first[kMostPairs];  // 1: no earlier pair has its expert
     int expert[kMostPairs];
     int pair[kDecodeRows];  // of the expert at hand
     int count;              // experts
@@ -29,20 +30,21 @@ struct ChosenExperts {
     int flag;
 
     __device__ void find(const ExpertRows& in) {
-        for (int i = threadIdx.x; i < in.pairs; i += blockDim.x) pair_expert[i] = in.expert[i];
-        __syncthreads();
         const int i = threadIdx.x;
-        const auto first_of_its_expert = [&](int pair) {
-            for (int before = 0; before < pair; ++before)
-                if (pair_expert[before] == pair_expert[pair]) return false;
-            return true;
-        };
+        if (i < in.pairs) pair_expert[i] = in.expert[i];
+        __syncthreads();
+        if (i < in.pairs) {
+            int earlier = 0;
+            for (int before = 0; before < i; ++before)
+                earlier |= pair_expert[before] == pair_expert[i];
+            first[i] = !earlier;
+        }
+        __syncthreads();
         if (i < in.pairs) {
             int rank = 0;
-            for (int before = 0; before < i; ++before) rank += first_of_its_expert(before);
-            const bool first = first_of_its_expert(i);
-            if (first) expert[rank] = pair_expert[i];
-            if (i == in.pairs - 1) count = rank + first;
+            for (int before = 0; before < i; ++before) rank += first[before];
+            if (first[i]) expert[rank] = pair_expert[i];
+            if (i == in.pairs - 1) count = rank + first[i];
         }
         __syncthreads();
     }
@@ -57,29 +59,30 @@ struct ChosenExperts {
     }
 };
 
-// Copies the rows of the expert at hand, 16 bytes a thread at a time; columns that only pad the
-// last step become zeros.
+// Copies the rows of the expert at hand; columns that only pad the last step become zeros.
 template <int terms>
 __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const ExpertRows& in,
                                           const int* pair, int columns, int padded) {
     constexpr int kChunk = 8;  // values
-    const int chunks = padded / kChunk;
-    for (int i = threadIdx.x; i < chunks * terms * out.rows; i += kDecodeThreads) {
-        const int k = i % chunks * kChunk, term = i / chunks % terms, row = i / chunks / terms;
+    const unsigned chunks = padded / kChunk, all = chunks * terms * out.rows;
+    for (unsigned i = threadIdx.x; i < all; i += kDecodeThreads) {
+        const unsigned k = i % chunks * kChunk, term = i / chunks % terms, row = i / chunks / terms;
         const std::byte* from =
             in.own + size_t(pair[row] / in.slots) * own_row_bytes<terms>(columns);
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (k < columns)
-            v = *reinterpret_cast<const uint4*>(from + (size_t(term) * columns + k) * 2);
-        *reinterpret_cast<uint4*>(out.at(k / kTileColumns, term, row) + k % kTileColumns * 2) = v;
+        const bool valid = k < static_cast<unsigned>(columns);
+        copy_async_16(out.at(k / kTileColumns, term, row) + k % kTileColumns * 2,
+                      valid ? from + (size_t(term) * columns + k) * 2 : from, valid);
     }
+    copy_async_commit();
+    copy_async_wait<0>();
 }
 
 // Epilogue: void operator()(int expert, int panel, int r, int pair, float low, float high), then
 // void finish_panel(int panel, int experts, int* flag) by all threads.
 template <int terms, class Epilogue>
-__global__ __launch_bounds__(kDecodeThreads, 2) void moe_decode(Matrix m, ExpertRows in,
-                                                                Epilogue epilogue) {
+__global__ __launch_bounds__(kDecodeThreads,
+                             terms > kFastTerms ? 1 : 2) void moe_decode(Matrix m, ExpertRows in,
+                                                                         Epilogue epilogue) {
     using Tiles = Mxfp4Tiles;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
@@ -113,8 +116,9 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void moe_decode(Matrix m, Expert
         }
         const SharedRows<terms> rows = {rows_at, chosen.rows};
         float sums[4] = {};
-        multiply_panel(sums, flight, panel_at(item), 0, steps, rows, warp, lane);
-        if (item + 1 < end) flight.load(panel_at(item + 1), warp, steps, lane);
+        const Panel next = panel_at(min(item + 1, end - 1));
+        multiply_panel(sums, flight, panel_at(item), item + 1 < end, next, 0, steps, rows, warp,
+                       lane);
         float* const buffer = sums_buffer + item % 2 * (kDecodeWarps * kTileSums);
         const float sum = join_warps(sums, buffer, warp, lane);
         if (threadIdx.x < kTileSums) {
@@ -128,28 +132,33 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void moe_decode(Matrix m, Expert
     }
 }
 
-template <int terms, class Epilogue>
-void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& in,
-                       const Epilogue& epilogue) {
-    using Tiles = Mxfp4Tiles;
-    const auto kernel = moe_decode<terms, Epilogue>;
-    const int tokens = min(in.pairs, kDecodeRows);
-    const size_t shared =
-        kDecodeSumBytes + (sizeof(ChosenExperts) + 15) / 16 * 16 +
-        SharedRows<terms>::bytes(tokens, step_count<Tiles>(m.columns) * Tiles::kColumns);
-    const int resident =
-        resident_blocks(reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    const int blocks = min(resident * device.multiprocessors, in.pairs * panel_count(m.rows));
-    launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
+constexpr size_t kChosenBytes = (sizeof(ChosenExperts) + 15) / 16 * 16;
+
+// An expert has at most one pair of each token.
+template <int terms>
+size_t moe_decode_shared_bytes(int tokens, int columns) {
+    return kDecodeSumBytes + kChosenBytes +
+           SharedRows<terms>::bytes(tokens, step_count<Mxfp4Tiles>(columns) * Mxfp4Tiles::kColumns);
 }
 
-// Pairs that one launch's shared memory holds the rows of, in whole tokens.
+// Tokens that one launch can hold, of kDecodeRows at most.
 template <int terms>
 int moe_decode_tokens(const Device& device, int columns) {
     int tokens = kDecodeRows;
-    const size_t row = SharedRows<terms>::bytes(1, columns + kTileColumns);
-    while (tokens > 1 && kDecodeSumBytes + 1024 + tokens * row > device.shared_limit) --tokens;
+    while (tokens > 1 && moe_decode_shared_bytes<terms>(tokens, columns) > device.shared_limit)
+        --tokens;
     return tokens;
+}
+
+template <int terms, class Epilogue>
+void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& in, int tokens,
+                       const Epilogue& epilogue) {
+    const auto kernel = moe_decode<terms, Epilogue>;
+    const size_t shared = moe_decode_shared_bytes<terms>(tokens, m.columns);
+    const int resident =
+        resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
+    const int blocks = min(resident * device.multiprocessors, in.pairs * panel_count(m.rows));
+    launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
 }
 
 }  // namespace gptoss::cuda

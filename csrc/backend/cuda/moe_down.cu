@@ -65,10 +65,10 @@ void run(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
     if (a.form == Form::kPrefill) {
         const Sum sum = {scratch.partial, a.weight, a.x, a.tokens, a.hidden, a.top_k};
         // A step's moe_down has the expert choice of its moe_up, but need not have had one.
-        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, scratch);
+        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, terms, scratch);
         const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, 1};
-        launch_prefill<Mxfp4Tiles, terms, kPairTileRows / 8>(
-            device, a.matrix, act, rows, pair_tiles(a.tokens * a.top_k, a.experts),
+        launch_prefill<Mxfp4Tiles, terms, pair_tile_rows(terms) / 8>(
+            device, a.matrix, act, rows, pair_tiles(a.tokens * a.top_k, a.experts, terms),
             DownEpilogue{a.bias, scratch.partial, nullptr, sum});
         launch(device, sum_kernel, dim3((a.hidden + kSumThreads - 1) / kSumThreads, a.tokens),
                dim3(kSumThreads), 0, sum);
@@ -81,7 +81,7 @@ void run(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
                          tokens,          a.hidden,         a.top_k};
         const ExpertRows rows = {a.expert + pairs, act + pairs * own_row_bytes<terms>(a.inner),
                                  tokens * a.top_k, 1};
-        launch_moe_decode<terms>(device, a.matrix, rows,
+        launch_moe_decode<terms>(device, a.matrix, rows, tokens,
                                  DownEpilogue{a.bias, scratch.partial, scratch.counters, sum});
     }
 }

@@ -41,10 +41,10 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
     const auto* h = static_cast<const std::byte*>(a.h);
     auto* act = static_cast<std::byte*>(a.act);
     if (a.form == Form::kPrefill) {
-        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, scratch);
+        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, terms, scratch);
         const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, a.top_k};
-        launch_prefill<Mxfp4Tiles, terms, kPairTileRows / 8>(
-            device, a.weight, h, rows, pair_tiles(a.tokens * a.top_k, a.experts),
+        launch_prefill<Mxfp4Tiles, terms, pair_tile_rows(terms) / 8>(
+            device, a.weight, h, rows, pair_tiles(a.tokens * a.top_k, a.experts, terms),
             SwigluEpilogue<terms>{a.bias, act, a.inner, a.limit});
         return;
     }
@@ -54,7 +54,7 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
         const ExpertRows rows = {a.expert + pairs, h + first * own_row_bytes<terms>(a.hidden),
                                  tokens * a.top_k, a.top_k};
         launch_moe_decode<terms>(
-            device, a.weight, rows,
+            device, a.weight, rows, tokens,
             SwigluEpilogue<terms>{a.bias, act + pairs * own_row_bytes<terms>(a.inner), a.inner,
                                   a.limit});
     }

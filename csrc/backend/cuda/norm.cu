@@ -20,17 +20,17 @@ __global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs a, std::by
         float sum[1] = {0};
         for (int k = 4 * threadIdx.x; k < a.columns; k += 4 * kThreads) {
             const float4 v = *reinterpret_cast<const float4*>(row + k);
-            sum[0] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+            sum[0] = add_squares(sum[0], v);
         }
         block_sum(sum, 1, sums);
-        scale = rsqrtf(sum[0] / static_cast<float>(a.columns) + a.eps);
+        scale = norm_scale(sum[0], a.columns, a.eps);
     }
     std::byte* const out = own + size_t(blockIdx.x) * own_row_bytes<terms>(a.columns);
     for (int k = 2 * threadIdx.x; k < a.columns; k += 2 * kThreads) {
         float2 v = *reinterpret_cast<const float2*>(row + k);
         if (a.gain) {
             const float2 g = *reinterpret_cast<const float2*>(a.gain + k);
-            v = make_float2(v.x * scale * g.x, v.y * scale * g.y);
+            v = scaled(v, scale, g);
         }
         store_terms<terms>(out, a.columns, k, v.x, v.y);
     }

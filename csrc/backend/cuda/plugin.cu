@@ -30,7 +30,7 @@ int device_count() {
 
 #define GPTOSS_EXPORT extern "C" __attribute__((visibility("default")))
 
-GPTOSS_EXPORT int gptoss_plugin_version() { return kPluginVersion; }
+GPTOSS_EXPORT const char* gptoss_plugin_version() { return GPTOSS_PLUGIN_VERSION; }
 
 GPTOSS_EXPORT void gptoss_plugin_devices(std::vector<PluginDevice>* out) {
     const int count = device_count();

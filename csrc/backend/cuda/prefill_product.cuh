@@ -92,19 +92,18 @@ __device__ __forceinline__ void multiply_step(float (&sums)[kWarpPanels][kRowTil
             Tiles::fragment(weights[p], 2 * tile, a[p][0]);
             Tiles::fragment(weights[p], 2 * tile + 1, a[p][1]);
         }
+        constexpr size_t kTermBytes = size_t(Shape::kRows) * kTileColumns * 2;
+        const std::byte* from = stage + tile * terms * kTermBytes + lane * 16;
 #pragma unroll
-        for (int term = 0; term < terms; ++term) {
-            const std::byte* from =
-                stage + size_t(tile * terms + term) * Shape::kRows * kTileColumns * 2 + lane * 16;
+        for (int n = 0; n < kRowTiles; ++n) {
+            uint4 b[terms];
 #pragma unroll
-            for (int n = 0; n < kRowTiles; ++n) {
-                const uint4 b = *reinterpret_cast<const uint4*>(from + n * 8 * kTileColumns * 2);
+            for (int term = 0; term < terms; ++term)
+                b[term] = *reinterpret_cast<const uint4*>(from + term * kTermBytes +
+                                                          n * 8 * kTileColumns * 2);
 #pragma unroll
-                for (int p = 0; p < kWarpPanels; ++p) {
-                    mma_bf16(sums[p][n], a[p][0], b.x, b.y);
-                    mma_bf16(sums[p][n], a[p][1], b.z, b.w);
-                }
-            }
+            for (int p = 0; p < kWarpPanels; ++p)
+                multiply_terms<terms>(sums[p][n], a[p], [&](int term) { return b[term]; });
         }
     }
 }
@@ -195,7 +194,7 @@ void launch_prefill(const Device& device, const Matrix& m, const std::byte* own,
 template <int terms, class Epilogue>
 void launch_dense_prefill(const Device& device, const Matrix& m, const std::byte* own, int rows,
                           const Epilogue& epilogue) {
-    constexpr int kRowTiles = 16;
+    constexpr int kRowTiles = terms > kFastTerms ? 8 : 16;  // registers
     launch_prefill<Bf16Tiles, terms, kRowTiles>(
         device, m, own, AllRows{rows}, (rows + 8 * kRowTiles - 1) / (8 * kRowTiles), epilogue);
 }

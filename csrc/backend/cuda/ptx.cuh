@@ -38,6 +38,11 @@ __device__ __forceinline__ uint32_t load_once_4(const void* p) {
     return v;
 }
 
+// Brings a line of memory into the second-level cache.
+__device__ __forceinline__ void prefetch_l2(const void* p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 // c += a b of one 16 x 8 tile over 16 columns. a: row g columns 2t, 2t + 1; row g + 8, the same;
 // row g columns 2t + 8, 2t + 9; row g + 8, the same. b: rows 2t, 2t + 1, then 2t + 8, 2t + 9, of
 // column g. c: row g columns 2t, 2t + 1, then row g + 8. Lane = 4 g + t. (PTX ISA, mma.m16n8k16)

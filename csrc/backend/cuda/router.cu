@@ -15,9 +15,12 @@ constexpr int kSplitColumns = 256;  // columns a block takes at least
 constexpr int kChooseThreads = 256;
 
 struct Choice {
-    const float* scores;  // [rows, experts]
-    int* expert;          // [rows, top_k]   out
-    float* weight;        // [rows, top_k]   out
+    const float* scores;  // [rows, experts], unless the shares below are to be added up
+    const float* shares;  // [panels][splits][kTileSums] of this kernel's blocks; null: scores
+    const float* bias;    // [experts]
+    int splits;
+    int* expert;    // [rows, top_k]   out
+    float* weight;  // [rows, top_k]   out
     int rows, experts, top_k;
 };
 
@@ -27,6 +30,20 @@ __device__ __forceinline__ uint64_t order_key(float score, int expert) {
     uint32_t key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     if (score != score) key = 1;
     return uint64_t{key} << 32 | static_cast<uint32_t>(kMostExperts - expert);
+}
+
+__device__ __forceinline__ float score_of_key(uint64_t key) {
+    const uint32_t bits = static_cast<uint32_t>(key >> 32);
+    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+__device__ __forceinline__ float score(const Choice& c, int row, int expert) {
+    if (!c.shares) return c.scores[size_t(row) * c.experts + expert];
+    const int panel = expert / kTileRows, i = sum_index(expert % kTileRows, row);
+    float sum = 0;
+    for (int s = 0; s < c.splits; ++s)
+        sum += __ldcg(c.shares + (size_t(panel) * c.splits + s) * kTileSums + i);
+    return sum + c.bias[expert];
 }
 
 // One warp chooses for one row. Ties go to the lower id; where a score is not finite the choice
@@ -39,9 +56,9 @@ __device__ void choose(const Choice& c, int row, int lane) {
         const int e = lane + i * kWarp;
         key[i] = 0;
         if (e >= c.experts) continue;
-        const float score = __ldcg(c.scores + size_t(row) * c.experts + e);
-        finite = finite && fabsf(score) <= 3.402823466e38f;
-        key[i] = order_key(score, e);
+        const float value = score(c, row, e);
+        finite = finite && fabsf(value) <= 3.402823466e38f;
+        key[i] = order_key(value, e);
     }
     const float poison = __all_sync(0xffffffffu, finite) ? 0.0f : __uint_as_float(0x7fffffffu);
     float weight[kMostChosen] = {}, total = 0, best = 0;
@@ -59,9 +76,9 @@ __device__ void choose(const Choice& c, int row, int lane) {
         for (int i = 0; i < kLaneExperts; ++i)
             if (key[i] == top) key[i] = 0;
         const int e = kMostExperts - static_cast<int>(top & 0xffffffffu);
-        const float score = __ldcg(c.scores + size_t(row) * c.experts + e);
-        if (slot == 0) best = score;
-        weight[slot] = expf(score - best);
+        const float value = score_of_key(top);
+        if (slot == 0) best = value;
+        weight[slot] = expf(value - best);
         total += weight[slot];
         if (lane == 0) c.expert[row * c.top_k + slot] = e;
     }
@@ -71,28 +88,32 @@ __device__ void choose(const Choice& c, int row, int lane) {
             c.weight[row * c.top_k + slot] = weight[slot] / total + poison;
 }
 
-struct RouterEpilogue {
-    const float* bias;
-    float* scores;
+// Decode form: the shares stay where the blocks put them until all have come.
+struct ChoosingEpilogue {
     int* arrived;
     Choice choice;
 
-    __device__ void put(int expert, int t, float value) const {
-        if (expert < choice.experts)
-            scores[size_t(t) * choice.experts + expert] = value + bias[expert];
-    }
-    __device__ void operator()(int panel, int r, int t, float low, float high) const {
-        put(panel * kTileRows + r, t, low);
-        put(panel * kTileRows + r + 8, t, high);
-    }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        (*this)(panel, r, t, low, high);
-    }
+    __device__ void operator()(int, int, int, float, float) const {}
     __device__ void finish(int* flag) const {
         if (!arrive_last(arrived, gridDim.x * gridDim.y, flag)) return;
         const int lane = threadIdx.x % kWarp;
-        for (int row = threadIdx.x / kWarp; row < choice.rows; row += blockDim.x / kWarp)
+        for (int row = threadIdx.x / kWarp; row < choice.rows; row += kDecodeWarps)
             choose(choice, row, lane);
+    }
+};
+
+// Prefill form.
+struct ScoresEpilogue {
+    const float* bias;
+    float* scores;
+    int experts;
+
+    __device__ void put(int expert, int t, float value) const {
+        if (expert < experts) scores[size_t(t) * experts + expert] = value + bias[expert];
+    }
+    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
+        put(panel * kTileRows + r, t, low);
+        put(panel * kTileRows + r + 8, t, high);
     }
 };
 
@@ -106,21 +127,20 @@ __global__ __launch_bounds__(kChooseThreads) void choose_kernel(Choice choice) {
 template <int terms>
 void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
     Splits splits;
-    splits.count = max(1, min(a.hidden / kSplitColumns, kMostSplits));
+    // At least two: only shares are kept.
+    splits.count = max(2, min(a.hidden / kSplitColumns, kMostSplits));
     splits.sums = scratch.split_sums;
-    splits.arrived = scratch.counters;
     const int most = dense_decode_rows<terms>(device, a.hidden);
     for (int first = 0; first < a.tokens; first += most) {
         const int rows = min(most, a.tokens - first);
         const int pairs = first * a.top_k;
         std::byte* const h = static_cast<std::byte*>(a.h) + first * own_row_bytes<terms>(a.hidden);
         const NormedRows input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
-        const Choice choice = {scratch.scores, a.expert + pairs, a.weight + pairs,
-                               rows,           a.experts,        a.top_k};
-        int* const all_arrived = scratch.counters + panel_count(a.experts);
+        const Choice choice = {nullptr,      scratch.split_sums, a.bias,
+                               splits.count, a.expert + pairs,   a.weight + pairs,
+                               rows,         a.experts,          a.top_k};
         launch_dense_decode<terms>(device, a.gate, input,
-                                   RouterEpilogue{a.bias, scratch.scores, all_arrived, choice},
-                                   splits, rows);
+                                   ChoosingEpilogue{scratch.counters, choice}, splits, rows);
     }
 }
 
@@ -128,11 +148,12 @@ template <int terms>
 void prefill(const Device& device, const RouterArgs& a, const Scratch& scratch) {
     auto* const h = static_cast<std::byte*>(a.h);
     norm_rows(device, {a.x, a.norm, a.eps, a.tokens, a.hidden, terms}, h);
-    const Choice choice = {scratch.scores, a.expert, a.weight, a.tokens, a.experts, a.top_k};
+    const Choice choice = {scratch.scores, nullptr,  a.bias,    0,      a.expert,
+                           a.weight,       a.tokens, a.experts, a.top_k};
     constexpr int kRowTiles = 4;  // few panels: small tiles, to have more blocks
-    launch_prefill<Bf16Tiles, terms, kRowTiles>(
-        device, a.gate, h, AllRows{a.tokens}, (a.tokens + 8 * kRowTiles - 1) / (8 * kRowTiles),
-        RouterEpilogue{a.bias, scratch.scores, nullptr, choice});
+    launch_prefill<Bf16Tiles, terms, kRowTiles>(device, a.gate, h, AllRows{a.tokens},
+                                                (a.tokens + 8 * kRowTiles - 1) / (8 * kRowTiles),
+                                                ScoresEpilogue{a.bias, scratch.scores, a.experts});
     constexpr int kRows = kChooseThreads / kWarp;
     launch(device, choose_kernel, dim3((a.tokens + kRows - 1) / kRows), dim3(kChooseThreads), 0,
            choice);

@@ -1,5 +1,5 @@
-// The pairs (token, slot) of a prefill step by expert, in their order, and the tiles of up to
-// kPairTileRows that share one. One block; a warp takes an expert at a time and finds its pairs by
+// The pairs (token, slot) of a prefill step by expert, in their order, and the tiles of rows
+// that share one. One block; a warp takes an expert at a time and finds its pairs by
 // ballot. Bound by latency.
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
@@ -11,8 +11,9 @@ constexpr int kThreads = 1024;
 constexpr int kMostExperts = 128;
 
 __global__ __launch_bounds__(kThreads) void sort_pairs_kernel(const int* expert, int pairs,
-                                                              int experts, int* sorted,
-                                                              RowTile* tiles, int* tile_count) {
+                                                              int experts, int tile_rows,
+                                                              int* sorted, RowTile* tiles,
+                                                              int* tile_count) {
     __shared__ int count[kMostExperts];
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     wait_for_earlier_kernels();
@@ -38,23 +39,22 @@ __global__ __launch_bounds__(kThreads) void sort_pairs_kernel(const int* expert,
         int begin = 0, tile = 0;
         for (int before = 0; before < e; ++before) {
             begin += count[before];
-            tile += (count[before] + kPairTileRows - 1) / kPairTileRows;
+            tile += (count[before] + tile_rows - 1) / tile_rows;
         }
         each(e, [&](int pair, int rank) { sorted[begin + rank] = pair; });
-        const int own_tiles = (count[e] + kPairTileRows - 1) / kPairTileRows;
+        const int own_tiles = (count[e] + tile_rows - 1) / tile_rows;
         for (int i = lane; i < own_tiles; i += kWarp)
-            tiles[tile + i] = {e, begin + i * kPairTileRows,
-                               min(kPairTileRows, count[e] - i * kPairTileRows)};
+            tiles[tile + i] = {e, begin + i * tile_rows, min(tile_rows, count[e] - i * tile_rows)};
         if (e == experts - 1 && lane == 0) *tile_count = tile + own_tiles;
     }
 }
 
 }  // namespace
 
-void sort_pairs(const Device& device, const int* expert, int pairs, int experts,
+void sort_pairs(const Device& device, const int* expert, int pairs, int experts, int terms,
                 const Scratch& scratch) {
     launch(device, sort_pairs_kernel, dim3(1), dim3(kThreads), 0, expert, pairs, experts,
-           scratch.sorted, scratch.tiles, scratch.tile_count);
+           pair_tile_rows(terms), scratch.sorted, scratch.tiles, scratch.tile_count);
 }
 
 }  // namespace gptoss::cuda

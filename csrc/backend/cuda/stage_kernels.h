@@ -10,8 +10,9 @@ namespace gptoss::cuda {
 // Rows that share an expert, as prefill_product.cuh takes them.
 struct RowTile;
 
-constexpr int kPairTileRows = 64;  // rows of a RowTile at most
-constexpr int kMostSplits = 8;     // shares of a panel's columns (dense_decode.cuh, Splits)
+// Rows of a RowTile at most: what registers allow.
+constexpr int pair_tile_rows(int terms) { return terms > 2 ? 32 : 64; }
+constexpr int kMostSplits = 8;  // shares of a panel's columns (dense_decode.cuh, Splits)
 
 // What kernels hand to each other beside the stages' buffers. Counters are zero between kernels.
 struct Scratch {
@@ -41,12 +42,13 @@ void read_rows(const Device& device, const std::byte* own, int rows, int columns
                float* out);
 
 // sort_pairs.cu: fills scratch.sorted, tiles and tile_count.
-void sort_pairs(const Device& device, const int* expert, int pairs, int experts,
+void sort_pairs(const Device& device, const int* expert, int pairs, int experts, int terms,
                 const Scratch& scratch);
 
 // RowTiles that sort_pairs makes at most.
-inline int pair_tiles(int pairs, int experts) {
-    return (pairs + kPairTileRows - 1) / kPairTileRows + (pairs < experts ? pairs : experts);
+inline int pair_tiles(int pairs, int experts, int terms) {
+    const int rows = pair_tile_rows(terms);
+    return (pairs + rows - 1) / rows + (pairs < experts ? pairs : experts);
 }
 
 // read.cu: reads the range and keeps almost nothing, to measure how fast that is.

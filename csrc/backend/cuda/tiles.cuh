@@ -74,7 +74,8 @@ struct Bf16Tiles {
 // brings a pair to the top of both halves; the three bits below the sign then are the end of a
 // bf16's exponent and the start of its fraction, short of the value by a factor of 2^126.
 // A scale byte holds the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it:
-// the weights are exact, and the factor kUnit that stays out keeps both ends in bf16's range.
+// the weights are exact down to about 2^-68, and the factor kUnit that stays out keeps both ends in
+// bf16's range.
 struct Mxfp4Tiles {
     static constexpr int kColumns = 2 * kTileColumns;
     static constexpr int kFragments = 4;
