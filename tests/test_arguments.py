@@ -71,9 +71,10 @@ def test_a_wrong_type_is_refused_in_a_line_one_can_read(make, argument, value):
 
 
 def test_cuda_is_refused_where_there_is_none(make):
-    if gn.info()["cuda"] != "not in this build":
-        pytest.skip("this build has a CUDA backend")
-    with pytest.raises(gn.DeviceError, match="cuda"):
+    found = gn.info()["cuda"]
+    if found and not isinstance(found, str):
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(gn.DeviceError, match=r"CUDA|driver"):
         make(device="cuda")
 
 

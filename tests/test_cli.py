@@ -243,7 +243,9 @@ def test_info_names_the_kernel_of_every_stage():
         assert len(kernels) == 9
         for stage, kernel in kernels.items():
             assert re.search(rf"^{stage} +{re.escape(kernel)}$", text, re.M)
-    assert re.search(r"^CUDA +not in this build$", text, re.M)
+    cuda = found["cuda"]
+    shown = cuda if isinstance(cuda, str) else cuda[0]["name"] if cuda else "no device"
+    assert re.search(rf"^CUDA +{re.escape(shown)}", text, re.M)
 
 
 def test_plan_says_what_a_model_takes_and_whether_it_fits(no_tokenizer):

@@ -68,8 +68,6 @@ class Bench:
 CUDA_FORMS = [
     pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")
 ]
-    pytest.param(f"cuda {form}", marks=pytest.mark.cuda) for form in ("prefill", "decode")
-]
 
 
 @pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS])

@@ -97,7 +97,7 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
     };
     ReleaseGil release;
     const DefaultFloatEnvironment environment;
-    auto weights = backend->place(config, tensors, source, options.dense, report);
+    auto weights = place_model(*backend, config, tensors, source, options.dense, report);
     return std::make_unique<LoadedModel>(std::make_shared<Engine>(
         std::make_unique<Model>(config, std::move(backend), std::move(weights))));
 }

@@ -68,19 +68,20 @@ void bind_errors(py::module_& m) {
     py::register_exception_translator(&translate);
 }
 
-double measure_read_rate(size_t bytes, int threads) {
-    cpu::CpuBackend backend(Precision::kFast, threads);
-    const Memory memory(std::max<size_t>(bytes, 4096), "measuring the read rate");
-    // An untouched page is not memory yet.
-    ThreadPool pool(threads);
+double measure_read_rate(const py::object& device, size_t bytes, int threads) {
+    const DeviceChoice choice = to_device(device);
+    ReleaseGil release;
+    const auto backend = make_backend(choice, Precision::kFast, threads);
     constexpr size_t kPiece = size_t{2} << 20;
-    pool.run(static_cast<int64_t>((memory.size() + kPiece - 1) / kPiece), [&](int64_t i, int) {
-        const size_t begin = i * kPiece, end = std::min(begin + kPiece, memory.size());
-        std::memset(memory.data() + begin, 1, end - begin);
-    });
+    const StageMemory memory =
+        backend->allocate(std::max(bytes / kPiece, size_t{1}) * kPiece, "measuring the read rate");
+    // An untouched page is not memory yet.
+    const std::vector<std::byte> ones(kPiece, std::byte{1});
+    for (size_t at = 0; at < memory.size(); at += kPiece)
+        backend->write(memory.data() + at, ones.data(), kPiece);
     double best = 0;
     for (int i = 0; i < 3; ++i)
-        best = std::max(best, backend.read_rate(memory.data(), memory.size()));
+        best = std::max(best, backend->read_rate(memory.data(), memory.size()));
     return best;
 }
 
@@ -158,7 +159,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("cuda_info", &cuda_info, "The CUDA devices, or why there are none.");
     m.def("available_memory", &available_memory,
           "Bytes this machine could still give; 0 where it does not say.");
-    m.def("measure_read_rate", &measure_read_rate, py::arg("bytes"), py::arg("threads") = 0,
-          py::call_guard<ReleaseGil>(),
-          "Bytes a second that all threads read from memory without arithmetic, best of three.");
+    m.def("measure_read_rate", &measure_read_rate, py::arg("device"), py::arg("bytes"),
+          py::arg("threads") = 0,
+          "Bytes a second that the device reads without arithmetic, best of three.");
 }

@@ -43,6 +43,20 @@ size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits)
     return count.used();
 }
 
+std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& config,
+                                         const ModelTensors& tensors, const TensorSource& source,
+                                         WeightFormat dense, const Progress& progress) {
+    const size_t weights = backend.outline(config, dense).bytes;
+    const size_t steps =
+        step_buffer_bytes(config, backend.traits()) + backend.scratch_bytes(config);
+    const size_t available = backend.available_bytes();
+    // A system promises more memory than it has, and ends a process that takes it at its word.
+    if (available && weights + steps > available)
+        throw OutOfMemory(message("the weights take ", weights, " bytes and the steps ", steps,
+                                  ", the device can give ", available));
+    return backend.place(config, tensors, source, dense, progress);
+}
+
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
              std::unique_ptr<PlacedModel> weights)
     : config_(config),

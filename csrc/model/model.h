@@ -125,6 +125,11 @@ class Model {
 size_t decode_bytes(const ModelConfig& config, const PlacedModel& weights, const KvGeometry& kv,
                     int position);
 
+// Places the weights, once it is sure that they and what steps need will fit. Throws OutOfMemory.
+std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& config,
+                                         const ModelTensors& tensors, const TensorSource& source,
+                                         WeightFormat dense, const Progress& progress);
+
 // Bytes of the buffers between the stages, for a model of this shape.
 size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits);
 

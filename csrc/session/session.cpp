@@ -96,6 +96,8 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
         model.forward(rows, form, interrupt);
         const int done = std::max(0, computed_ - (total - wanted.rows));
         if (!which.empty()) model.logits(which, wanted.logits + size_t(done) * vocab_size_);
+        // So that a failure is of this step, and a cancelled prompt ends with it.
+        if (!choose && which.empty()) model.backend().synchronize();
         const int last = count - 1;
         if (choose) *wanted.choice = model.choose({&last, 1}, {wanted.request, 1})[0];
     });

@@ -61,7 +61,7 @@ def plan(
     out["available_bytes"] = available = out["available_bytes"] or None
     out["fits"] = None if available is None else out["total_bytes"] <= available
     if measure:
-        rate = _read_rate(threads)
+        rate = _read_rate(device, threads)
         for where in ("", "_at_max_context"):
             limit = None if rate is None else rate / out["decode_bytes" + where]
             out["decode_limit_tokens_per_s" + where] = limit
@@ -69,8 +69,8 @@ def plan(
     return out
 
 
-def _read_rate(threads: int | None) -> float | None:
+def _read_rate(device: str, threads: int | None) -> float | None:
     try:
-        return _core.measure_read_rate(_MEASURED_BYTES, threads or 0)
+        return _core.measure_read_rate(device, _MEASURED_BYTES, threads or 0)
     except _core.OutOfMemory:
         return None

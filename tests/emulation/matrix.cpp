@@ -1,6 +1,9 @@
 // The warp's matrix instructions and asynchronous copies (PTX ISA: mma.m16n8k16, ldmatrix,
 // cp.async). Operands stay on the lanes' stacks; whoever comes last works for all.
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 
 #include "emulation/ptx.h"
 
@@ -9,8 +12,6 @@ namespace gptoss::emulation {
 namespace {
 
 constexpr int kRows = 16, kColumns = 8, kDepth = 16;
-// What every x86-64 adds at once; wider ones would be spilt.
-using Pair = double __attribute__((vector_size(16)));
 
 struct MultiplyOperands {
     float (*c)[4];
@@ -34,7 +35,7 @@ void for_each_result(F f) {
 // As the units add (modelled by several papers from experiments on cards): addends are
 // aligned to the largest, cut off 25 bits below its leading one, and the sum is rounded to zero.
 float add_truncated(const double (&products)[kDepth], float c) {
-    constexpr int kKeptBits = 25;
+    constexpr int kKeptBits = 25, kBias = 1023;
     double largest = std::abs(static_cast<double>(c)), plain = c;
     for (double p : products) {
         largest = std::max(largest, std::abs(p));
@@ -42,12 +43,12 @@ float add_truncated(const double (&products)[kDepth], float c) {
     }
     if (!(std::abs(plain) <= std::numeric_limits<float>::max()) || largest == 0)
         return static_cast<float>(plain);
-    int exponent;
-    std::frexp(largest, &exponent);
-    const double scale = std::ldexp(1.0, kKeptBits + 1 - exponent);
+    const int exponent = static_cast<int>(std::bit_cast<uint64_t>(largest) >> 52) - kBias;
+    const auto power = [](int e) { return std::bit_cast<double>(uint64_t(e + kBias) << 52); };
+    const double scale = power(kKeptBits - exponent);
     auto sum = static_cast<int64_t>(c * scale);
     for (double p : products) sum += static_cast<int64_t>(p * scale);
-    const double value = static_cast<double>(sum) / scale;
+    const double value = static_cast<double>(sum) * power(exponent - kKeptBits);
     const float rounded = static_cast<float>(value);
     return std::abs(static_cast<double>(rounded)) > std::abs(value) ? std::nextafter(rounded, 0.0f)
                                                                     : rounded;
@@ -56,7 +57,7 @@ float add_truncated(const double (&products)[kDepth], float c) {
 template <float (*decode)(uint16_t)>
 void compute_multiply(Warp& warp, unsigned) {
     double a[kRows][kDepth];
-    alignas(16) double b[kDepth][kColumns];
+    double b[kDepth][kColumns];
     const auto unpack = [](uint32_t pair, double& low, double& high) {
         low = decode(static_cast<uint16_t>(pair));
         high = decode(static_cast<uint16_t>(pair >> 16));

@@ -201,11 +201,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
                                                const Progress& progress) {
     auto model = std::make_unique<PlacedModel>();
     model->bytes = outline(config, dense).bytes;
-    // The system promises more memory than it has, and ends a process that takes it at its word.
     const size_t available = available_memory();
-    if (available && model->bytes > available)
-        throw OutOfMemory(message("the weights take ", model->bytes,
-                                  " bytes, this machine can give ", available));
     model->memory = allocate(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, matrix_bytes, carver, *model);

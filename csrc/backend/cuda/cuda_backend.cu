@@ -169,6 +169,10 @@ void CudaBackend::read(void* to, const void* from, size_t bytes) {
     }
 }
 
+void CudaBackend::synchronize() {
+    check(cudaStreamSynchronize(device_.stream), "running the model");
+}
+
 void CudaBackend::fetch(int slot, const void* from, size_t bytes) {
     check(cudaMemcpyAsync(inbox_ + slot * kFetchBytes, from, bytes, cudaMemcpyDeviceToHost,
                           device_.stream),
@@ -251,8 +255,11 @@ void CudaBackend::read_activations(const void* own, int rows, int columns, float
 
 double CudaBackend::read_rate(const std::byte* data, size_t bytes) {
     const size_t read_bytes = bytes / 16 * 16;
-    return static_cast<double>(read_bytes) /
-           time(4, [&](int) { read_memory(device_, data, read_bytes, scratch_.split_sums); });
+    const StageMemory out = allocate(sizeof(float), "measuring the read rate");
+    const auto read_all = [&](int) {
+        read_memory(device_, data, read_bytes, reinterpret_cast<float*>(out.data()));
+    };
+    return static_cast<double>(read_bytes) / time(4, read_all);
 }
 
 double CudaBackend::copy_rate(size_t bytes) {

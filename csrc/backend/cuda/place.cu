@@ -250,10 +250,6 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
     require_bf16(dense);
     auto model = std::make_unique<PlacedModel>();
     model->bytes = outline(config, dense).bytes;
-    const size_t needed = model->bytes + scratch_bytes(config), available = available_bytes();
-    if (needed > available)
-        throw OutOfMemory(message("the weights take ", model->bytes, " bytes and the scratch ",
-                                  needed - model->bytes, ", ", name_, " can give ", available));
     model->memory = allocate(model->bytes, "weights");
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, matrix_bytes, carver, *model);

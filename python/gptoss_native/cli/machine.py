@@ -21,12 +21,19 @@ def show_info(args: argparse.Namespace) -> None:
         "instruction sets": ", ".join(cpu["instruction_sets"]),
         "in use": cpu["instruction_set"],
         "threads": cpu["threads"],
-        "CUDA": found["cuda"],
+        "CUDA": _cuda_line(found["cuda"]),
     }
     _print_rows(rows)
     for precision, kernels in cpu["stages"].items():
         print(f"\nstages, --precision {precision}")
         _print_rows(kernels)
+
+
+def _cuda_line(found: list[dict[str, Any]] | str) -> str:
+    if isinstance(found, str):
+        return found
+    names = (f"{d['name']} ({d['architecture']})" for d in found)
+    return ", ".join(names) or "no device"
 
 
 def show_plan(args: argparse.Namespace) -> None:
