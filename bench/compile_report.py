@@ -30,13 +30,21 @@ def build_settings():
     flags = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", text)[1].split(";")
     flags = [flag for flag in flags if not flag.startswith("-std=")]  # CMake's own setting
     architectures = re.search(r'GPTOSS_CUDA_ARCHITECTURES "([^"]*)"', text)[1].split(";")
-    return flags, [name.removesuffix("-real") for name in architectures]
+    return flags, [name.removesuffix("-real") for name in architectures if "virtual" not in name]
 
 
 def compile_one(source, architecture, flags):
     """Return [(mangled name, dict of numbers)] of a file's device functions."""
     command = ["nvcc", "-cubin", f"-arch=sm_{architecture}", "-O3", "-DNDEBUG", "-Xptxas=-v"]
-    command += [*flags, "-std=c++20", f"-I{ROOT / 'csrc'}", "-o", "/dev/null", str(source)]
+    command += [
+        *flags,
+        "-std=c++20",
+        '-DGPTOSS_PLUGIN_VERSION="none"',
+        f"-I{ROOT / 'csrc'}",
+        "-o",
+        "/dev/null",
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         first = "\n".join((done.stdout + done.stderr).splitlines()[:20])

@@ -142,6 +142,17 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::objec
     return place(config, source, tensors, options, progress);
 }
 
+// The longest context of one session that fits beside what is taken; 0 if none.
+int fitting_context(const ModelConfig& config, const KvGeometry& kv, size_t available,
+                    size_t taken) {
+    int fits = 0, too_long = config.max_context + 1;
+    while (too_long - fits > 1) {
+        const int middle = fits + (too_long - fits) / 2;
+        (taken + kv.bytes(middle) <= available ? fits : too_long) = middle;
+    }
+    return fits;
+}
+
 py::dict plan(const py::dict& config_dict, const py::object& device, const py::object& dense,
               const py::object& precision, const py::object& threads,
               const py::object& max_context_object) {
@@ -154,10 +165,14 @@ py::dict plan(const py::dict& config_dict, const py::object& device, const py::o
     const KvGeometry kv(config, options.precision, backend->traits());
     py::dict out;
     out["weight_bytes"] = outline.bytes;
-    out["scratch_bytes"] =
+    const size_t scratch =
         step_buffer_bytes(config, backend->traits()) + backend->scratch_bytes(config);
+    const size_t taken = outline.bytes + scratch;
+    out["scratch_bytes"] = scratch;
     out["cache_bytes"] = kv.bytes(max_context);
-    out["available_bytes"] = backend->available_bytes();
+    const size_t available = backend->available_bytes();
+    out["available_bytes"] = available;
+    out["fitting_max_context"] = fitting_context(config, kv, available, taken);
     out["device"] = options.device.kind;
     out["decode_bytes"] = decode_bytes(config, outline, kv, 0);
     out["decode_bytes_at_max_context"] = decode_bytes(config, outline, kv, max_context - 1);

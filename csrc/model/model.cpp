@@ -35,6 +35,19 @@ void check_finite(const TopLogprob& chosen) {
         throw Error("the model gave logits that are not finite; are its weights damaged?");
 }
 
+// The other form of dense weights, if that is small enough.
+std::string what_would_fit(const Backend& backend, const ModelConfig& config, WeightFormat dense,
+                           size_t available) {
+    if (dense == WeightFormat::kInt8) return "";
+    try {
+        const size_t bytes = backend.outline(config, WeightFormat::kInt8).bytes;
+        if (bytes > available) return "";
+        return message("; with dense \"int8\" they would take ", bytes, " and fit");
+    } catch (const InvalidArgument&) {
+        return "";  // this backend has no such form
+    }
+}
+
 }  // namespace
 
 size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits) {
@@ -53,7 +66,9 @@ std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& co
     // A system promises more memory than it has, and ends a process that takes it at its word.
     if (available && weights + steps > available)
         throw OutOfMemory(message("the weights take ", weights, " bytes and the steps ", steps,
-                                  ", the device can give ", available));
+                                  ", the device can give ", available,
+                                  what_would_fit(backend, config, dense,
+                                                 available > steps ? available - steps : 0)));
     return backend.place(config, tensors, source, dense, progress);
 }
 

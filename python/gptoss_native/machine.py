@@ -33,7 +33,8 @@ def plan(
     max_context: of the one session counted; the model's own limit.
 
     Returns bytes: weight_bytes, scratch_bytes, cache_bytes (of one full session), total_bytes,
-    available_bytes (of this device now), fits; decode_bytes read by a token at the start and
+    available_bytes (of this device now), fits, fitting_max_context (the longest context that does;
+    0 if the weights alone do not); decode_bytes read by a token at the start and
     decode_bytes_at_max_context. With `measure` also read_rate (bytes a second of memory; takes
     about a second and 1 GiB) and the limits it sets, decode_limit_tokens_per_s and the same
     _at_max_context: None where that memory could not be had.

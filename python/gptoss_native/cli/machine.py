@@ -82,6 +82,8 @@ def _availability(found: dict[str, Any]) -> str:
         return f"{gibibytes(available)}: it fits"
     lacking = gibibytes(found["total_bytes"] - available)
     hint = "a smaller --max-context or --dense int8 takes less"
+    if found["fitting_max_context"]:
+        hint = f"--max-context {found['fitting_max_context']} would fit"
     return f"{gibibytes(available)}: IT DOES NOT FIT, {lacking} are lacking; {hint}"
 
 
