@@ -65,10 +65,10 @@ std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& co
     const size_t available = backend.available_bytes();
     // A system promises more memory than it has, and ends a process that takes it at its word.
     if (available && weights + steps > available)
-        throw OutOfMemory(message("the weights take ", weights, " bytes and the steps ", steps,
-                                  ", the device can give ", available,
-                                  what_would_fit(backend, config, dense,
-                                                 available > steps ? available - steps : 0)));
+        throw OutOfMemory(message(
+            "the weights take ", weights, " bytes and the steps ", steps, ", the device can give ",
+            available,
+            what_would_fit(backend, config, dense, available > steps ? available - steps : 0)));
     return backend.place(config, tensors, source, dense, progress);
 }
 
