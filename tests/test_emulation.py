@@ -163,8 +163,19 @@ def test_a_kernel_that_would_hang_or_trap_loses_the_device(check, case, says):
     assert errors.count("\n") == 1
 
 
+def added_truncated(products, c):
+    """Sum [.., 16] products and c as a matrix unit does: cut off and rounded to zero."""
+    addends = np.concatenate([products, c[..., None].astype(np.float64)], axis=-1)
+    _, exponent = np.frexp(np.abs(addends).max(axis=-1))
+    unit = np.ldexp(1.0, exponent - 1 - 25)
+    total = np.trunc(addends / unit[..., None]).sum(axis=-1) * unit
+    rounded = total.astype(np.float32)
+    toward_zero = np.nextafter(rounded, np.float32(0))
+    return np.where(np.abs(rounded.astype(np.float64)) > np.abs(total), toward_zero, rounded)
+
+
 @pytest.mark.parametrize("kind", ["bf16", "f16"])
-def test_mma_sums_exact_products(answer, kind):
+def test_mma_adds_exact_products_as_the_units_do(answer, kind):
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((16, 16)), rng.standard_normal((8, 16))
     c = rng.standard_normal((16, 8)).astype(np.float32)
@@ -177,10 +188,8 @@ def test_mma_sums_exact_products(answer, kind):
         a, b = (x.view(np.float16).astype(np.float64) for x in bits)
     data = bits[0].tobytes() + bits[1].tobytes() + c.tobytes()
     got = np.frombuffer(answer(f"mma_{kind}", data), np.float32).reshape(16, 8)
-    total = np.zeros((16, 8))
-    for k in range(16):
-        total += a[:, k, None] * b[None, :, k]
-    np.testing.assert_array_equal(got, (total + c).astype(np.float32))
+    products = a[:, None, :] * b[None, :, :]
+    np.testing.assert_array_equal(got, added_truncated(products, c))
 
 
 def test_a_nan_stays_in_its_column(answer):
