@@ -13,8 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import SupportsIndex
 
-import tiktoken
-
 from ._core import InvalidArgument
 from .checkpoint import MAX_VOCAB, check_folder, find_beside
 from .json_fields import Fields, fail, read_object, shown
@@ -146,6 +144,9 @@ class Tokenizer:
             vocab.pop(name, None)
         _check_merges(model, vocab)
         ranks = _byte_ranks(model, vocab)
+        # Here and not above: who works with ids alone starts without it.
+        import tiktoken
+
         try:
             self._bpe = tiktoken.Encoding(
                 "gpt-oss", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
