@@ -90,7 +90,8 @@ class Backend {
     // Calls `stages`, whose stage calls and their arguments are the same each time that `key` is
     // given, the same steps but for what the memory holds; a backend may record them once.
     virtual void repeat(int key, const std::function<void()>& stages) = 0;
-    // Median seconds of one of `calls` calls of work(i), i = 0, 1, ..., which runs stages.
+    // Seconds of a call of work(i), i = 0 to calls - 1, which runs stages: of the median call, or
+    // of the mean call of the median round.
     virtual double time(int calls, const std::function<void(int)>& work) = 0;
 
     // For tests: rows of activations in the backend's own form as float32 [rows, columns], `own`

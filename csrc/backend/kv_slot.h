@@ -13,8 +13,8 @@ struct KvSlot {
     int lane;               // the position's place in both
 };
 
-inline KvSlot kv_slot(const KvView& kv, const KvLayer& layer, int position, int head, int kv_heads,
-                      int head_dim) {
+constexpr KvSlot kv_slot(const KvView& kv, const KvLayer& layer, int position, int head,
+                         int kv_heads, int head_dim) {
     const int slot = position % layer.slots;
     std::byte* base = layer.window ? kv.ring : kv.pages[position / layer.slots];
     const size_t element = dtype_bytes(layer.type);

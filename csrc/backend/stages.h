@@ -125,7 +125,7 @@ struct MoeUpArgs {
     const void* h;      // [tokens, hidden]   from router
     const int* expert;  // [tokens, top_k]
     Matrix weight;      // [experts] of [2 inner, hidden]
-    const float* bias;  // [experts, 2 inner]   in the order of the placed rows
+    const float* bias;  // [experts, 2 inner]   in the order that the backend placed it
     float limit;
     void* act;  // [tokens, top_k, inner]   out, in the backend's own form
     Form form;

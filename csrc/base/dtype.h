@@ -12,7 +12,7 @@ namespace gptoss {
 
 enum class DType : uint8_t { kU8, kBf16, kF16, kF32 };
 
-inline size_t dtype_bytes(DType type) {
+constexpr size_t dtype_bytes(DType type) {
     switch (type) {
         case DType::kU8: return 1;
         case DType::kF32: return 4;

@@ -32,7 +32,6 @@ inline std::byte* shared_memory() { return emulation::dynamic_shared_memory(); }
 
 inline void prefetch_l2(const void*) {}
 inline uint4 load_once_16(const void* p) { return emulation::load_aligned<uint4>(p); }
-inline uint2 load_once_8(const void* p) { return emulation::load_aligned<uint2>(p); }
 inline uint32_t load_once_4(const void* p) { return emulation::load_aligned<uint32_t>(p); }
 
 // Exact products, summed as double with k ascending, added to c and rounded once.

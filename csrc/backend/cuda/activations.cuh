@@ -2,6 +2,8 @@
 // it, three for all 24. In a backend's own form a row is [terms][columns].
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/ptx.cuh"
 #include "backend/cuda/tiles.cuh"
 
@@ -9,6 +11,15 @@ namespace gptoss::cuda {
 
 constexpr int kFastTerms = 2;
 constexpr int kExactTerms = 3;
+
+// Calls use with the number of terms as a constant.
+template <class Use>
+void with_terms(Precision precision, Use use) {
+    if (precision == Precision::kExact)
+        use(std::integral_constant<int, kExactTerms>());
+    else
+        use(std::integral_constant<int, kFastTerms>());
+}
 
 // The first `terms` bf16 terms of two floats, largest first.
 template <int terms>

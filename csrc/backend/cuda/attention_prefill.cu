@@ -277,13 +277,6 @@ __device__ __forceinline__ bool attend(const AttentionArgs& a, const Run& run, S
     return warp.finish(a, run);
 }
 
-__device__ __forceinline__ void write_zeros(const AttentionArgs& a, const Run& run) {
-    const int width = a.heads / a.kv_heads * a.head_dim;
-    for (int row = run.begin; row < run.end; ++row)
-        for (int i = threadIdx.x; i < width; i += kThreads)
-            a.out[(size_t(first_row(a) + row) * a.kv_heads + blockIdx.y) * width + i] = 0;
-}
-
 template <int head_dim>
 __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(AttentionArgs a) {
     wait_for_earlier_kernels();
@@ -295,10 +288,6 @@ __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(Attentio
         __syncthreads();
         if (threadIdx.x < kWarp) take_run<head_dim>(a, desk);
         __syncthreads();
-        if (desk.run.kv == nullptr) {
-            write_zeros(a, desk.run);
-            continue;
-        }
         const bool finite = attend<head_dim>(a, desk.run, desk.sources);
         const bool again = __syncthreads_or(!finite) && desk.run.end - desk.run.begin > 1;
         if (!again) continue;

@@ -107,7 +107,6 @@ __device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {
     desk.run.kv_group = kv_group;
     desk.run.keys = {seen_by(row.position, a.kv.window).first, row.position + end - begin - 1};
     desk.next_row = end;
-    if (row.kv == nullptr) return;
     const int start = desk.run.keys.first / kTileKeys * kTileKeys;
     desk.sources[0] = {start, unsigned(start) % unsigned(a.kv.slots),
                        find_keys<f16, head_dim>(kv_home(*row.kv, a), a, blockIdx.y, start)};

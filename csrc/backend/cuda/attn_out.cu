@@ -18,14 +18,11 @@ struct AttnOutEpilogue {
     __device__ void add(int row, int t, float value) const {
         if (row < hidden) x[size_t(t) * hidden + row] += value + bias[row];
     }
-    __device__ void operator()(int panel, int r, int t, float low, float high) const {
+    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
         add(panel * kTileRows + r, t, low);
         add(panel * kTileRows + r + 8, t, high);
     }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        (*this)(panel, r, t, low, high);
-    }
-    __device__ void finish(int*) const {}
+    __device__ void finish() const {}
 };
 
 template <int terms>
@@ -52,10 +49,7 @@ void run(const Device& device, const AttnOutArgs& a, const Scratch& scratch) {
 
 void attn_out(const Device& device, Precision precision, const AttnOutArgs& args,
               const Scratch& scratch) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args, scratch);
-    else
-        run<kFastTerms>(device, args, scratch);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kPrefillRows = 1024;
 constexpr int kOldestArchitecture = 80;
+constexpr size_t kStaticShared = 1024;  // what a kernel may have beside what it asks for
 constexpr size_t kOutboxBytes = size_t{4} << 20;
 
 int term_count(Precision precision) {
@@ -28,8 +29,7 @@ Device open_device(int index, std::string& name) {
     d.index = index;
     d.multiprocessors = properties.multiProcessorCount;
     d.architecture = 10 * properties.major + properties.minor;
-    d.shared_limit = properties.sharedMemPerBlockOptin;
-    d.cache_bytes = properties.l2CacheSize;
+    d.shared_limit = properties.sharedMemPerBlockOptin - kStaticShared;
     if (d.architecture < kOldestArchitecture)
         throw DeviceError(message(name, " is of compute capability ", properties.major, ".",
                                   properties.minor, ", wanted 8.0 or later"));
@@ -88,7 +88,7 @@ Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
     s.tiles = carver.take<RowTile>(s.most_tiles);
     s.tile_count = carver.take<int>(1);
     s.split_sums = carver.take<float>(panels * kMostSplits * kTileSums);
-    s.counters = carver.take<int>(panels + 1);
+    s.counters = carver.take<unsigned>(panels + 1);
     s.attention = carver.take<std::byte>(
         attention_scratch_bytes(device_, kPrefillRows, c.heads, c.kv_heads, c.head_dim));
     s.sample = carver.take<std::byte>(sample_scratch_bytes(kDecodeRows, c.vocab_size));

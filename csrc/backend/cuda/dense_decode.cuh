@@ -5,6 +5,7 @@
 // before the block waits for the kernel that makes its input.
 #pragma once
 
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/decode_product.cuh"
 #include "backend/cuda/device.h"
 
@@ -14,8 +15,8 @@ namespace gptoss::cuda {
 // the shares are left for the epilogue's finish().
 struct Splits {
     int count = 1;
-    float* sums = nullptr;   // [panels][count][kTileSums]
-    int* arrived = nullptr;  // [panels]
+    float* sums = nullptr;        // [panels][count][kTileSums]
+    unsigned* arrived = nullptr;  // [panels]
 };
 
 // A row of floats as it is.
@@ -110,23 +111,9 @@ struct NormedRows {
     }
 };
 
-// True in all threads of the block that is the last of `count` to arrive; what the others wrote
-// before is visible to it. `flag` is shared.
-__device__ __forceinline__ bool arrive_last(int* counter, int count, int* flag) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();  // of the whole block's writes, which the barrier put before it
-        *flag = atomicAdd(counter, 1) == count - 1;
-        if (*flag) *counter = 0;
-    }
-    __syncthreads();
-    const bool last = *flag;
-    if (last) __threadfence();
-    return last;
-}
-
-// Epilogue: void operator()(int panel, int r, int column, float low, float high) with the sums of
-// rows r and r + 8, then void finish(int* flag) by all threads of every block at its end.
+// Epilogue: void operator()(int expert, int panel, int r, int column, float low, float high) with
+// the sums of rows r and r + 8 (expert 0), then void finish() by all threads of every block at its
+// end.
 template <int terms, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,
@@ -138,8 +125,7 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
     const int end = steps * (blockIdx.y + 1) / splits.count;
     std::byte* const shared = shared_memory();
     float* const sums_buffer = reinterpret_cast<float*>(shared);
-    int* const flag = reinterpret_cast<int*>(shared + kDecodeSumBytes);
-    const SharedRows<terms> activations = {shared + kDecodeSumBytes + 16, rows};
+    const SharedRows<terms> activations = {shared + kDecodeSumBytes, rows};
 
     Flight<Tiles> flight;
     flight.load(panel_of<Tiles>(m, 0, blockIdx.x), begin + warp, end, lane);
@@ -162,7 +148,7 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
         if (splits.count > 1) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
             if (threadIdx.x < kTileSums) shares[blockIdx.y * kTileSums + threadIdx.x] = sum;
-            whole = splits.arrived && arrive_last(splits.arrived + panel, splits.count, flag);
+            whole = splits.arrived && arrive_last(splits.arrived + panel, splits.count);
             if (whole && threadIdx.x < kTileSums) {
                 sum = 0;
                 for (int s = 0; s < splits.count; ++s)
@@ -172,15 +158,15 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
             const SumPlace at = sum_place(threadIdx.x);
-            if (whole && at.low && at.column < rows) epilogue(panel, at.r, at.column, sum, high);
+            if (whole && at.low && at.column < rows) epilogue(0, panel, at.r, at.column, sum, high);
         }
     }
-    epilogue.finish(flag);
+    epilogue.finish();
 }
 
 template <int terms>
 size_t dense_decode_shared_bytes(int rows, int columns) {
-    return kDecodeSumBytes + 16 + SharedRows<terms>::bytes(rows, columns);
+    return kDecodeSumBytes + SharedRows<terms>::bytes(rows, columns);
 }
 
 // Rows that one launch can hold, of kDecodeRows at most.

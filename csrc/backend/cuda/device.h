@@ -14,7 +14,6 @@ struct Device {
     int multiprocessors = 0;
     int architecture = 0;     // 10 * major + minor
     size_t shared_limit = 0;  // bytes of shared memory that a block may ask for
-    size_t cache_bytes = 0;   // of the second-level cache
 };
 
 // Throws OutOfMemory or DeviceError that says what was being done and what the device answered.

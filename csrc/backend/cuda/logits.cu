@@ -10,13 +10,13 @@ struct LogitsEpilogue {
     float* logits;
     int vocab;
 
-    __device__ void operator()(int panel, int r, int i, float low, float high) const {
+    __device__ void operator()(int, int panel, int r, int i, float low, float high) const {
         const int row = panel * kTileRows + r;
         float* out = logits + size_t(i) * vocab;
         if (row < vocab) out[row] = low;
         if (row + 8 < vocab) out[row + 8] = high;
     }
-    __device__ void finish(int*) const {}
+    __device__ void finish() const {}
 };
 
 template <int terms>
@@ -32,10 +32,7 @@ void run(const Device& device, const LogitsArgs& a) {
 }  // namespace
 
 void logits(const Device& device, Precision precision, const LogitsArgs& args) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args);
-    else
-        run<kFastTerms>(device, args);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args); });
 }
 
 }  // namespace gptoss::cuda

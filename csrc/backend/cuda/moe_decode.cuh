@@ -27,7 +27,6 @@ struct ChosenExperts {
     int pair[kDecodeRows];  // of the expert at hand
     int count;              // experts
     int rows;               // of the expert at hand
-    int flag;
 
     __device__ void find(const ExpertRows& in) {
         const int i = threadIdx.x;
@@ -59,6 +58,8 @@ struct ChosenExperts {
     }
 };
 
+constexpr size_t kChosenBytes = (sizeof(ChosenExperts) + 15) / 16 * 16;
+
 // Copies the rows of the expert at hand; columns that only pad the last step become zeros.
 template <int terms>
 __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const ExpertRows& in,
@@ -78,7 +79,7 @@ __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const Ex
 }
 
 // Epilogue: void operator()(int expert, int panel, int r, int pair, float low, float high), then
-// void finish_panel(int panel, int experts, int* flag) by all threads.
+// void finish_panel(int panel, int experts) by all threads.
 template <int terms, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads,
                              terms > kFastTerms ? 1 : 2) void moe_decode(Matrix m, ExpertRows in,
@@ -89,7 +90,7 @@ __global__ __launch_bounds__(kDecodeThreads,
     std::byte* const shared = shared_memory();
     float* const sums_buffer = reinterpret_cast<float*>(shared);
     auto& chosen = *reinterpret_cast<ChosenExperts*>(shared + kDecodeSumBytes);
-    std::byte* const rows_at = shared + kDecodeSumBytes + (sizeof(ChosenExperts) + 15) / 16 * 16;
+    std::byte* const rows_at = shared + kDecodeSumBytes + kChosenBytes;
 
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -128,11 +129,9 @@ __global__ __launch_bounds__(kDecodeThreads,
                 epilogue(chosen.expert[index], item % panels, at.r, chosen.pair[at.column],
                          sum * Tiles::kUnit, high * Tiles::kUnit);
         }
-        epilogue.finish_panel(item % panels, chosen.count, &chosen.flag);
+        epilogue.finish_panel(item % panels, chosen.count);
     }
 }
-
-constexpr size_t kChosenBytes = (sizeof(ChosenExperts) + 15) / 16 * 16;
 
 // An expert has at most one pair of each token.
 template <int terms>

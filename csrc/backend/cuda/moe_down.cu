@@ -30,7 +30,7 @@ struct Sum {
 struct DownEpilogue {
     const float* bias;  // [experts, hidden]
     float* partial;     // [pairs, hidden]
-    int* arrived;       // [panels]
+    unsigned* arrived;  // [panels]
     Sum sum;
 
     __device__ void put(int expert, int row, int pair, float value) const {
@@ -43,8 +43,8 @@ struct DownEpilogue {
         put(expert, panel * kTileRows + r, pair, low);
         put(expert, panel * kTileRows + r + 8, pair, high);
     }
-    __device__ void finish_panel(int panel, int experts, int* flag) const {
-        if (!arrive_last(arrived + panel, experts, flag)) return;
+    __device__ void finish_panel(int panel, int experts) const {
+        if (!arrive_last(arrived + panel, experts)) return;
         for (int i = threadIdx.x; i < sum.tokens * kTileRows; i += kDecodeThreads) {
             const int row = panel * kTileRows + i % kTileRows;
             if (row < sum.hidden) sum.add(i / kTileRows, row);
@@ -90,10 +90,7 @@ void run(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
 
 void moe_down(const Device& device, Precision precision, const MoeDownArgs& args,
               const Scratch& scratch) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args, scratch);
-    else
-        run<kFastTerms>(device, args, scratch);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

@@ -33,7 +33,7 @@ struct SwigluEpilogue {
         for (int term = 0; term < terms; ++term)
             out[size_t(term) * inner] = static_cast<uint16_t>(parts[term]);
     }
-    __device__ void finish_panel(int, int, int*) const {}
+    __device__ void finish_panel(int, int) const {}
 };
 
 template <int terms>
@@ -64,10 +64,7 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
 
 void moe_up(const Device& device, Precision precision, const MoeUpArgs& args,
             const Scratch& scratch) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args, scratch);
-    else
-        run<kFastTerms>(device, args, scratch);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

@@ -6,6 +6,7 @@
 #include "backend/cuda/dense_decode.cuh"
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
+#include "backend/kv_slot.h"
 
 namespace gptoss::cuda {
 namespace {
@@ -34,7 +35,7 @@ struct QkvEpilogue {
         high = second * cosine + first * sine;
     }
 
-    __device__ void operator()(int panel, int r, int t, float low, float high) const {
+    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
         const int panels = head_dim / kTileRows, half = head_dim / 2;
         const int head = panel / panels, d = panel % panels * 8 + r;
         const Row row = rows[t];
@@ -49,14 +50,12 @@ struct QkvEpilogue {
         }
         const bool value = head >= heads + kv_heads;
         const int kv_head = (head - heads) % kv_heads;
-        std::byte* at = kv_address(*row.kv, kv, row.position, kv_head, kv_heads, head_dim, value);
+        const KvSlot slot = kv_slot(*row.kv, kv, row.position, kv_head, kv_heads, head_dim);
+        std::byte* const at = value ? slot.value_tile : slot.key_tile;
         store_kv(at, kv.type, d, low);
         store_kv(at, kv.type, d + half, high);
     }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        (*this)(panel, r, t, low, high);
-    }
-    __device__ void finish(int*) const {}
+    __device__ void finish() const {}
 };
 
 template <int terms>
@@ -82,10 +81,7 @@ void run(const Device& device, const QkvArgs& a, std::byte* own) {
 }  // namespace
 
 void qkv(const Device& device, Precision precision, const QkvArgs& args, const Scratch& scratch) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args, scratch.rows);
-    else
-        run<kFastTerms>(device, args, scratch.rows);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch.rows); });
 }
 
 }  // namespace gptoss::cuda

@@ -90,12 +90,12 @@ __device__ void choose(const Choice& c, int row, int lane) {
 
 // Decode form: the shares stay where the blocks put them until all have come.
 struct ChoosingEpilogue {
-    int* arrived;
+    unsigned* arrived;
     Choice choice;
 
-    __device__ void operator()(int, int, int, float, float) const {}
-    __device__ void finish(int* flag) const {
-        if (!arrive_last(arrived, gridDim.x * gridDim.y, flag)) return;
+    __device__ void operator()(int, int, int, int, float, float) const {}
+    __device__ void finish() const {
+        if (!arrive_last(arrived, gridDim.x * gridDim.y)) return;
         const int lane = threadIdx.x % kWarp;
         for (int row = threadIdx.x / kWarp; row < choice.rows; row += kDecodeWarps)
             choose(choice, row, lane);
@@ -171,10 +171,7 @@ void run(const Device& device, const RouterArgs& a, const Scratch& scratch) {
 
 void router(const Device& device, Precision precision, const RouterArgs& args,
             const Scratch& scratch) {
-    if (precision == Precision::kExact)
-        run<kExactTerms>(device, args, scratch);
-    else
-        run<kFastTerms>(device, args, scratch);
+    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

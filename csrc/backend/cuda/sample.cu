@@ -18,6 +18,7 @@
 // cache.
 #include <algorithm>
 
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/sample_draw.cuh"
 #include "backend/cuda/sample_select.cuh"
 #include "backend/cuda/sample_top.cuh"
@@ -183,7 +184,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void gather_kernel(SampleArgs a,
         at = __shfl_sync(kAllLanes, at, 0) + __popc(lanes & ((1u << lane) - 1));
         if (listing && at < kListed) listed[at] = token;
     });
-    if (!last_block(&histogram.gathered_blocks, gridDim.x)) return;
+    if (!arrive_last(&histogram.gathered_blocks, gridDim.x)) return;
 
     const unsigned count = histogram.listed;
     const Members members =
@@ -224,7 +225,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void draw_kernel(SampleArgs a, S
         sum = over_block(sum);
         Integer* const chunk_weight = s.chunk_weight + row * split.chunks;
         if (threadIdx.x == 0) chunk_weight[blockIdx.x] = sum;
-        if (!last_block(&s.histogram[row * kQuestions].summed_blocks, gridDim.x)) return;
+        if (!arrive_last(&s.histogram[row * kQuestions].summed_blocks, gridDim.x)) return;
         const double unit = random_unit(p.seed, wanted.position);
         token = draw(left, split, chunk_weight, unit, e.token, space);
     }

@@ -219,18 +219,6 @@ __device__ __forceinline__ double log_total(const Summary* summary, const Split&
     return raw_best + log(over_block(mine));
 }
 
-// True in the block of `blocks` that comes here last: it sees what the others have written.
-__device__ __forceinline__ bool last_block(unsigned* finished, unsigned blocks) {
-    unsigned* const before = reinterpret_cast<unsigned*>(shared_memory());
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) *before = atomicAdd(finished, 1u);
-    __syncthreads();
-    const bool last = *before == blocks - 1;
-    __threadfence();
-    return last;
-}
-
 // Calls visit(token, value, exists) for this block's chunk, by whole warps.
 template <class Visit>
 __device__ __forceinline__ void visit_chunk(const Values& v, const Split& split, Visit visit) {

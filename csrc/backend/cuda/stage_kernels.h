@@ -23,7 +23,7 @@ struct Scratch {
     RowTile* tiles = nullptr;        // [most_tiles]
     int* tile_count = nullptr;       // [1]
     float* split_sums = nullptr;     // see Splits
-    int* counters = nullptr;         // [counters]
+    unsigned* counters = nullptr;    // [counters]
     std::byte* attention = nullptr;  // of attention_scratch_bytes()
     std::byte* sample = nullptr;     // of sample_scratch_bytes()
     int most_tiles = 0;

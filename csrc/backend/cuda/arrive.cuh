@@ -1,0 +1,23 @@
+// How a block learns that it is the last of several to end its part.
+#pragma once
+
+#include "backend/cuda/ptx.cuh"
+
+namespace gptoss::cuda {
+
+// True in all threads of the block that is the last of `count` to arrive; what the others wrote
+// before is visible to it. The counter goes back to zero.
+__device__ __forceinline__ bool arrive_last(unsigned* counter, unsigned count) {
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();  // of the whole block's writes, which the barrier put before it
+        last = atomicAdd(counter, 1u) == count - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
+}  // namespace gptoss::cuda
