@@ -91,9 +91,10 @@ class Backend {
     // Median seconds of one of `calls` calls of work(i), i = 0, 1, ..., which runs stages.
     virtual double time(int calls, const std::function<void(int)>& work) = 0;
 
-    // For tests: rows of activations in the backend's own form as float32 [rows, columns], `own`
+    // For tests: rows of h or act, made in `form`, as float32 [rows, columns], `own`
     // of the backend's memory and `out` of the host's.
-    virtual void read_activations(const void* own, int rows, int columns, float* out) = 0;
+    virtual void read_activations(const void* own, Form form, int rows, int columns,
+                                  float* out) = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.
     virtual double read_rate(const std::byte* data, size_t bytes) = 0;
     // Bytes a second that the device reads and writes while it copies so many bytes.

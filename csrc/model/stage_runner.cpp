@@ -223,8 +223,8 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
     download(weight, out.weight);
     download(residual, out.x);
     Backend& backend = model_.backend();
-    backend.read_activations(h.data(), tokens, c.hidden_size, out.h.data());
-    backend.read_activations(act.data(), static_cast<int>(pairs), c.intermediate_size,
+    backend.read_activations(h.data(), form_, tokens, c.hidden_size, out.h.data());
+    backend.read_activations(act.data(), form_, static_cast<int>(pairs), c.intermediate_size,
                              out.act.data());
     return out;
 }

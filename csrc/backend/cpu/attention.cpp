@@ -100,6 +100,7 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
 }  // namespace
 
 void CpuBackend::attention(const AttentionArgs& a) {
+    if (tiled(a.form)) return attention_tiled(a);
     const int heads = a.heads / a.kv_heads;
     const int64_t pairs = int64_t(a.tokens) * a.kv_heads;
     const auto merge_pair = [&](int64_t pair, const auto& unit_state) {

@@ -17,8 +17,8 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Over a carver of no memory it only counts.
-Scratch carve(const ModelConfig& c, size_t threads, Carver& carver) {
-    const size_t rows = kPrefillRows, heads_per_kv = c.heads / c.kv_heads;
+Scratch carve(const ModelConfig& c, size_t rows, size_t threads, bool tiles, Carver& carver) {
+    const size_t heads_per_kv = c.heads / c.kv_heads;
     Scratch s;
     s.widest = std::max(c.hidden_size, c.query_rows());
     s.scores_stride = heads_per_kv * kUnitTiles * kKvTile;
@@ -31,6 +31,18 @@ Scratch carve(const ModelConfig& c, size_t threads, Carver& carver) {
     s.scores = carver.take<float>(threads * s.scores_stride);
     s.units = carver.take<float>(kSplitBelow * threads * s.most_units * s.unit_floats);
     s.sorted = carver.take<int>(rows * c.experts_per_token);
+    if (!tiles) return s;
+    // Each expert's rows begin a tile of their own.
+    const size_t experts = std::min<size_t>(c.experts, rows * c.experts_per_token);
+    const size_t pairs = rows * c.experts_per_token + experts * (kTileRows - 1);
+    const size_t dense = (rows + kTileRows - 1) * s.widest;
+    const size_t values = std::max(dense, pairs * std::max(c.hidden_size, c.intermediate_size));
+    s.most_key_tiles = c.max_context / kKvTile + kTileKeys / kKvTile;
+    s.tile_x = carver.take<std::byte>(values * sizeof(bf16));
+    s.tile_out = carver.take<float>(threads * kMostRowTiles * kTileRows * kStripRows);
+    s.unpacked = carver.take<std::byte>(threads * kUnpackedBytes);
+    s.attention = carver.take<std::byte>(threads * kAttentionBytes);
+    s.key_tiles = carver.take<const void*>(threads * 2 * s.most_key_tiles);
     return s;
 }
 
@@ -40,30 +52,37 @@ const Kernels& kernels(Isa isa) {
     switch (isa) {
 #ifdef GPTOSS_X86
         case Isa::kAvx2: return avx2::kKernels;
-        case Isa::kAvx512: return avx512::kKernels;
+        case Isa::kAvx512:
+        case Isa::kAmx: return avx512::kKernels;
 #endif
         default: return scalar::kKernels;
     }
 }
 
 CpuBackend::CpuBackend(Precision precision, int threads)
-    : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
+    : precision_(precision),
+      isa_(choose_isa()),
+      kernels_(kernels(isa_)),
+      tiles_(isa_ == Isa::kAmx && precision == Precision::kFast ? tiles() : nullptr),
+      pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, false, true, kKvTile, static_cast<int>(sizeof(float))};
+    return {tiles_ ? kTilePrefillRows : kPrefillRows, kDecodeRows, false, true, kKvTile,
+            static_cast<int>(sizeof(float))};
 }
 
 size_t CpuBackend::scratch_bytes(const ModelConfig& config) const {
     Carver count;
-    carve(config, pool_.threads(), count);
+    carve(config, traits().prefill_rows, pool_.threads(), tiles_, count);
     return count.used();
 }
 
 void CpuBackend::prepare(const ModelConfig& config) {
     memory_ = Memory(scratch_bytes(config), "scratch");
     Carver carver(memory_.data(), memory_.size());
-    scratch_ = carve(config, pool_.threads(), carver);
+    scratch_ = carve(config, traits().prefill_rows, pool_.threads(), tiles_, carver);
     begin_.assign(config.experts + 1, 0);
+    tile_begin_.assign(config.experts, 0);
 }
 
 StageMemory CpuBackend::allocate(size_t bytes, const std::string& purpose) {
@@ -121,7 +140,7 @@ double CpuBackend::copy_rate(size_t bytes) {
 }
 
 std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
-    const std::string isa = isa_name(kernels_.isa);
+    const std::string isa = isa_name(isa_);
     const bool fast = precision_ == Precision::kFast;
     const std::string blocks = fast ? ", 16-bit block activations" : ", float32 activations";
     return {

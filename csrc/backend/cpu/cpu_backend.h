@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/tiles.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
 
@@ -19,12 +20,13 @@ enum class ActivationForm { kFloat, kBlocks };
 
 // Rows of a step: more make prefill faster and rings longer.
 constexpr int kPrefillRows = 256;
+constexpr int kTilePrefillRows = 1024;
 constexpr int kDecodeRows = 64;
 
 // Attention of fewer (row, KV head) pairs a thread than this splits a row's keys over the threads.
 constexpr int kSplitBelow = 2;
 
-// What stages need for themselves, for steps of kPrefillRows rows.
+// What stages need for themselves, for steps of prefill rows. The last six: tiles alone.
 struct Scratch {
     std::byte* activations = nullptr;  // [rows][widest] floats, or blocks in their place
     float* staging = nullptr;          // [threads][widest]
@@ -33,6 +35,12 @@ struct Scratch {
     float* scores = nullptr;           // [threads][scores_stride]
     float* units = nullptr;            // [kSplitBelow * threads][most_units][unit_floats]
     int* sorted = nullptr;             // [rows * top_k]
+    std::byte* tile_x = nullptr;       // rows of a step, or of its pairs by expert, in tiles
+    float* tile_out = nullptr;         // [threads][16 kMostRowTiles][32]
+    std::byte* unpacked = nullptr;     // [threads][kUnpackedBytes]
+    std::byte* attention = nullptr;    // [threads][kAttentionBytes]
+    const void** key_tiles = nullptr;  // [threads][2][most_key_tiles]
+    size_t most_key_tiles = 0;
     size_t widest = 0, scores_stride = 0, unit_floats = 0;
     int most_units = 0;
 };
@@ -57,7 +65,7 @@ class CpuBackend final : public Backend {
     const std::byte* fetched(int slot) override { return fetched_[slot]; }
     void repeat(int, const std::function<void()>& stages) override { stages(); }
     double time(int calls, const std::function<void(int)>& work) override;
-    void read_activations(const void* own, int rows, int columns, float* out) override;
+    void read_activations(const void* own, Form form, int rows, int columns, float* out) override;
     double read_rate(const std::byte* data, size_t bytes) override;
     double copy_rate(size_t bytes) override;
     Precision precision() const override { return precision_; }
@@ -78,6 +86,10 @@ class CpuBackend final : public Backend {
     // Normalises a row of x into `out` in the form asked for, by way of the thread's staging row.
     void norm_row(const float* x, const float* gain, int hidden, float eps, ActivationForm form,
                   std::byte* out, int thread);
+    // Fills scratch_.qkv, before the rotation.
+    void qkv_product(const QkvArgs& args);
+    // Fills scratch_.partial.
+    void down_products(const MoeDownArgs& args);
     // Fills scratch_.sorted, begin_ and active_: pairs (token * top_k + slot) by expert.
     void sort_by_expert(const int* expert, int pairs, int experts);
     // Calls use(expert, task, pair, rows) for each chosen expert, task in [0, tasks) and group of
@@ -85,8 +97,31 @@ class CpuBackend final : public Backend {
     template <class Use>
     void for_each_expert(const int* expert, int pairs, int experts, int tasks, Use use);
 
+    // On the tile unit (tile_stages.cpp): the products of their stages, and all of attention.
+    bool tiled(Form form) const { return tiles_ && form == Form::kPrefill; }
+    void qkv_tiled(const QkvArgs& args);
+    void attention_tiled(const AttentionArgs& args);
+    void attn_out_tiled(const AttnOutArgs& args);
+    void moe_up_tiled(const MoeUpArgs& args);
+    void moe_down_tiled(const MoeDownArgs& args);
+    // Calls use(strip, out [16 row_tiles][32]) for strips [begin, end) of an expert's matrix.
+    template <class Use>
+    void multiply_strips(const Matrix& m, int expert, const std::byte* x, int row_tiles, int begin,
+                         int end, int thread, Use use);
+    // Calls use(row, first output, 32 values) for the rows in scratch_.tile_x.
+    template <class Use>
+    void multiply_tiled(const Matrix& m, int rows, Use use);
+    // Sorts pairs and copies row_of(pair) of each to scratch_.tile_x.
+    template <class RowOf>
+    void gather_tiles(const int* expert, int pairs, int experts, int columns, RowOf row_of);
+    // Calls use(expert, strip, pairs, rows, out [rows][32]) for the rows gathered.
+    template <class Use>
+    void multiply_experts(const Matrix& m, Use use);
+
     const Precision precision_;
+    const Isa isa_;
     const Kernels& kernels_;
+    const Tiles* const tiles_;  // null: prompt tokens are computed as generated ones are
     ThreadPool pool_;
 
     Memory memory_;
@@ -94,6 +129,11 @@ class CpuBackend final : public Backend {
     std::byte fetched_[2][kFetchBytes];
     std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in scratch_.sorted
     std::vector<int> active_;  // experts with pairs
+    struct RowTile {
+        int first, count;  // in scratch_.sorted
+    };
+    std::vector<RowTile> gathered_;  // [tiles of scratch_.tile_x]
+    std::vector<int> tile_begin_;    // [experts]   where an active expert's start in gathered_
 };
 
 }  // namespace gptoss::cpu

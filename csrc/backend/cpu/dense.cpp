@@ -67,18 +67,25 @@ void keep_head(const KvSlot& slot, const float* k, const float* v, int head_dim)
 
 }  // namespace
 
-void CpuBackend::qkv(const QkvArgs& a) {
+void CpuBackend::qkv_product(const QkvArgs& a) {
     const ActivationForm activation = form(a.weight.format);
     pool_.run(a.tokens, [&](int64_t t, int thread) {
         norm_row(a.x + t * a.hidden, a.norm, a.hidden, a.eps, activation,
                  scratch_.activations + t * a.hidden * sizeof(float), thread);
     });
-    const int width = a.weight.rows;
     multiply(pool_, kernels_, product(a.weight.format), a.weight, scratch_.activations, a.tokens,
              [&](int t, int first, int count, const float* values) {
-                 float* out = scratch_.qkv + size_t(t) * width + first;
+                 float* out = scratch_.qkv + size_t(t) * a.weight.rows + first;
                  for (int i = 0; i < count; ++i) out[i] = values[i] + a.bias[first + i];
              });
+}
+
+void CpuBackend::qkv(const QkvArgs& a) {
+    if (tiled(a.form))
+        qkv_tiled(a);
+    else
+        qkv_product(a);
+    const int width = a.weight.rows;
     const int half = a.head_dim / 2, query_rows = a.heads * a.head_dim;
     pool_.run(a.tokens, [&](int64_t t, int) {
         const Row& row = a.rows[t];
@@ -107,6 +114,7 @@ void CpuBackend::qkv(const QkvArgs& a) {
 }
 
 void CpuBackend::attn_out(const AttnOutArgs& a) {
+    if (tiled(a.form)) return attn_out_tiled(a);
     const std::byte* rows = reinterpret_cast<const std::byte*>(a.attention);
     if (form(a.weight.format) == ActivationForm::kBlocks) {
         pool_.run(a.tokens, [&](int64_t t, int) {

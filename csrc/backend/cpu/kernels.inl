@@ -4,6 +4,8 @@ namespace {
 
 #include "backend/cpu/product.inl"
 
+#include "backend/cpu/exp.inl"
+
 #include "backend/cpu/row.inl"
 
 #include "backend/cpu/attention.inl"

@@ -4,6 +4,7 @@
 #include "backend/stages.h"
 
 #ifdef GPTOSS_X86
+#define GPTOSS_VEC_NAMESPACE avx512
 #include "backend/cpu/vec_avx512.h"
 
 namespace gptoss::cpu::avx512 {

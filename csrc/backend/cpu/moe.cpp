@@ -35,11 +35,15 @@ constexpr int kTaskPanels = 4;
 void CpuBackend::router(const RouterArgs& a) {
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     pool_.run(a.tokens, [&](int64_t t, int thread) {
-        auto* h = static_cast<std::byte*>(a.h) + t * a.hidden * sizeof(float);
+        auto* h = static_cast<std::byte*>(a.h) +
+                  t * a.hidden * (tiled(a.form) ? sizeof(bf16) : sizeof(float));
         float* row =
             blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(h);
         kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
-        if (blocks) kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
+        if (tiled(a.form))
+            tiles_->convert(row, a.hidden, ColumnOrder::kMxfp4, h, 64);
+        else if (blocks)
+            kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
         float score[kMostExperts];
         const void* x = row;
         for (int panel = 0; panel < panel_count(a.experts); ++panel) {
@@ -53,7 +57,14 @@ void CpuBackend::router(const RouterArgs& a) {
     });
 }
 
-void CpuBackend::read_activations(const void* own, int rows, int columns, float* out) {
+void CpuBackend::read_activations(const void* own, Form activations, int rows, int columns,
+                                  float* out) {
+    if (tiled(activations)) {
+        const auto* values = static_cast<const bf16*>(own);
+        for (size_t i = 0; i < size_t(rows) * columns; ++i)
+            out[i / 8 * 8 + kMxfp4Order[i % 8]] = to_float(values[i]);
+        return;
+    }
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     for (int r = 0; r < rows; ++r) {
         const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
@@ -91,6 +102,7 @@ void CpuBackend::for_each_expert(const int* expert, int pairs, int experts, int 
 }
 
 void CpuBackend::moe_up(const MoeUpArgs& a) {
+    if (tiled(a.form)) return moe_up_tiled(a);
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     const Product product = this->product(WeightFormat::kMxfp4);
     // A task makes 32 outputs, one block: two pairs of a gate and an up panel.
@@ -121,7 +133,7 @@ void CpuBackend::moe_up(const MoeUpArgs& a) {
         });
 }
 
-void CpuBackend::moe_down(const MoeDownArgs& a) {
+void CpuBackend::down_products(const MoeDownArgs& a) {
     const Product product = this->product(WeightFormat::kMxfp4);
     const int panels = panel_count(a.hidden);
     for_each_expert(
@@ -142,6 +154,13 @@ void CpuBackend::moe_down(const MoeDownArgs& a) {
                             out[r][i] + bias[i];
             }
         });
+}
+
+void CpuBackend::moe_down(const MoeDownArgs& a) {
+    if (tiled(a.form))
+        moe_down_tiled(a);
+    else
+        down_products(a);
     // Slot by slot, best expert first: the order does not follow the sorting.
     pool_.run(a.tokens, [&](int64_t t, int) {
         for (int i = 0; i < a.hidden; ++i) {

@@ -1,9 +1,10 @@
-// Sixteen lanes in AVX-512 registers. Included by kernels_avx512.cpp alone.
+// Sixteen lanes in AVX-512 registers. Included by the translation units of sets that have them, each
+// in a namespace of its own: GPTOSS_VEC_NAMESPACE.
 #pragma once
 
 #include <immintrin.h>
 
-namespace gptoss::cpu::avx512 {
+namespace gptoss::cpu::GPTOSS_VEC_NAMESPACE {
 
 constexpr Isa kIsa = Isa::kAvx512;
 constexpr int kMaxRows = 8;    // activation rows a product takes at once: accumulators fit
@@ -142,4 +143,4 @@ inline uint64_t read_256(const std::byte* p) {
     return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_or_si512(a, b))));
 }
 
-}  // namespace gptoss::cpu::avx512
+}  // namespace gptoss::cpu::GPTOSS_VEC_NAMESPACE

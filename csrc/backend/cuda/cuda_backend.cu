@@ -231,7 +231,7 @@ double CudaBackend::time(int calls, const std::function<void(int)>& work) {
     return seconds[kReplays / 2];
 }
 
-void CudaBackend::read_activations(const void* own, int rows, int columns, float* out) {
+void CudaBackend::read_activations(const void* own, Form, int rows, int columns, float* out) {
     const size_t bytes = size_t(rows) * columns * sizeof(float);
     const StageMemory floats = allocate(bytes, "reading activations");
     read_rows(device_, static_cast<const std::byte*>(own), rows, columns, term_count(precision_),
