@@ -44,11 +44,12 @@ size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits)
 }
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
-             std::unique_ptr<PlacedModel> weights)
+             std::unique_ptr<PlacedModel> weights, bool deterministic)
     : config_(config),
       backend_(std::move(backend)),
       traits_(backend_->traits()),
       weights_(std::move(weights)),
+      prompt_form_(deterministic ? Form::kDecode : Form::kPrefill),
       kv_(config, backend_->precision(), traits_),
       concentration_(rope_concentration(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),
