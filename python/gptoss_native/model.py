@@ -48,8 +48,8 @@ class Model(Closing):
         attention and unembedding in blocks of 32 (`info()["dense_errors"]` says what it lost).
         precision: "fast", or "exact" with float32 activations and cache. threads: all that the
         process may use, or so many. deterministic: a text's numbers are the same bits whether it
-        was generated or fed as a prompt, for slower prompts. progress is called with (bytes done, bytes in all) from this
-        thread; what it raises ends the loading and frees everything.
+        was generated or fed as a prompt, for slower prompts. progress is called with (bytes done,
+        bytes in all) from this thread; what it raises ends the loading and frees everything.
 
         Raises CheckpointError naming the file and tensor, InvalidArgument, OutOfMemory,
         DeviceError.

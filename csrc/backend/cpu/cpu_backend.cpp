@@ -140,20 +140,25 @@ double CpuBackend::copy_rate(size_t bytes) {
 }
 
 std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
-    const std::string isa = isa_name(isa_);
+    const std::string isa = isa_name(kernels_.isa);
     const bool fast = precision_ == Precision::kFast;
     const std::string blocks = fast ? ", 16-bit block activations" : ", float32 activations";
+    const std::string dense = isa + ", bf16 with float32 activations or int8" + blocks;
+    // Both forms, where they differ.
+    const auto forms = [&](const std::string& both) {
+        return tiles_ ? "prompts: amx, bf16 activations; generated: " + both : both;
+    };
     return {
-        {"instruction set", isa},
+        {"instruction set", isa_name(isa_)},
         {"threads", std::to_string(pool_.threads())},
         {"embed", "table look-up"},
-        {"qkv", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"attention", isa + (fast ? ", float16 cache" : ", float32 cache")},
-        {"attn_out", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"qkv", forms(dense)},
+        {"attention", forms(isa + (fast ? ", float16 cache" : ", float32 cache"))},
+        {"attn_out", forms(dense)},
         {"router", isa + ", bf16 with float32 activations"},
-        {"moe_up", isa + ", mxfp4" + blocks},
-        {"moe_down", isa + ", mxfp4" + blocks},
-        {"logits", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"moe_up", forms(isa + ", mxfp4" + blocks)},
+        {"moe_down", forms(isa + ", mxfp4" + blocks)},
+        {"logits", dense},
         {"sample", "float64"},
     };
 }

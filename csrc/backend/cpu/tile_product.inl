@@ -22,34 +22,29 @@ inline void prefetch_tile(const std::byte* p, size_t bytes) {
     }
 }
 
-// A scaled value is exactly a bf16: the scale is added to the exponent, but for zeros.
+// A scaled value is exactly a bf16. The table holds the values times 2**125, the scale's distance
+// from 2**125 is taken from the exponents; zeros, of no sign, stay so because that saturates.
 inline void unpack_mxfp4(const std::byte* data, const std::byte* scales, std::byte* tile) {
-    // bf16 of the 16 values, twice: vpermw reads five bits, the fifth of the next value.
-    const __m256i values =
-        _mm256_setr_epi16(0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
-                          short(0x8000), short(0xbf00), short(0xbf80), short(0xbfc0), short(0xc000),
-                          short(0xc040), short(0xc080), short(0xc0c0));
-    const __m512i table = _mm512_broadcast_i64x4(values);
+    // Twice: vpermw reads five bits, the fifth of the next value.
+    const __m512i table = _mm512_broadcast_i64x4(_mm256_setr_epi16(
+        0x0000, 0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x0000, short(0xfd80),
+        short(0xfe00), short(0xfe40), short(0xfe80), short(0xfec0), short(0xff00), short(0xff40)));
     const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales));
-    // 2 to 252 as signed distances from 127.
-    const __m128i away = _mm_sub_epi8(e, _mm_set1_epi8(127));
-    const bool plain =
-        _mm_movemask_epi8(_mm_cmpgt_epi8(_mm_abs_epi8(away), _mm_set1_epi8(125))) == 0 &&
-        _mm_movemask_epi8(_mm_cmpeq_epi8(away, _mm_set1_epi8(-128))) == 0;
-    __m512i steps = _mm512_slli_epi32(_mm512_cvtepi8_epi32(away), 7);
-    steps = _mm512_mask_blend_epi16(0xaaaaaaaa, steps, _mm512_slli_epi32(steps, 16));
-    if (!plain) steps = _mm512_setzero_si512();
-    const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+    // Scales of 2**-125 to 2**125: all results are normal numbers.
+    const __m128i above = _mm_sub_epi8(e, _mm_set1_epi8(2));
+    const __m128i most = _mm_min_epu8(above, _mm_set1_epi8(char(250)));
+    const bool plain = _mm_movemask_epi8(_mm_cmpeq_epi8(above, most)) == 0xffff;
+    const __m512i below = _mm512_sub_epi32(_mm512_set1_epi32(252), _mm512_cvtepu8_epi32(e));
+    __m512i steps = _mm512_or_si512(_mm512_slli_epi32(below, 7), _mm512_slli_epi32(below, 23));
+    if (!plain) steps = _mm512_set1_epi16(125 << 7);
     for (int j = 0; j < 4; ++j) {
         const __m512i nibbles = _mm512_loadu_si512(data + kLine * j);
         const __m512i shifted[4] = {nibbles, _mm512_srli_epi16(nibbles, 4),
                                     _mm512_srli_epi16(nibbles, 8), _mm512_srli_epi16(nibbles, 12)};
-        for (int i = 0; i < 4; ++i) {
-            const __m512i w = _mm512_permutexvar_epi16(shifted[i], table);
-            const __mmask32 nonzero = _mm512_test_epi16_mask(w, magnitude);
-            _mm512_store_si512(tile + kLine * (4 * j + i),
-                               _mm512_mask_add_epi16(w, nonzero, w, steps));
-        }
+        for (int i = 0; i < 4; ++i)
+            _mm512_store_si512(
+                tile + kLine * (4 * j + i),
+                _mm512_subs_epu16(_mm512_permutexvar_epi16(shifted[i], table), steps));
     }
     if (!plain) scale_tile(tile, load_e8m0(scales).v);
 }
