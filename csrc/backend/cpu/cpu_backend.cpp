@@ -26,6 +26,7 @@ Scratch carve(const ModelConfig& c, size_t rows, size_t threads, bool tiles, Car
     s.most_units = c.max_context / (kUnitTiles * kKvTile) + 2;
     s.activations = carver.take<std::byte>(rows * s.widest * sizeof(float));
     s.staging = carver.take<float>(threads * s.widest);
+    s.gate_rows = carver.take<float>(threads * kMostProductRows * s.widest);
     s.qkv = carver.take<float>(rows * c.qkv_rows());
     s.partial = carver.take<float>(rows * c.experts_per_token * c.hidden_size);
     s.scores = carver.take<float>(threads * s.scores_stride);

@@ -30,6 +30,7 @@ constexpr int kSplitBelow = 2;
 struct Scratch {
     std::byte* activations = nullptr;  // [rows][widest] floats, or blocks in their place
     float* staging = nullptr;          // [threads][widest]
+    float* gate_rows = nullptr;        // [threads][kMostProductRows][widest]
     float* qkv = nullptr;              // [rows][qkv_rows]
     float* partial = nullptr;          // [rows][top_k][hidden]
     float* scores = nullptr;           // [threads][scores_stride]

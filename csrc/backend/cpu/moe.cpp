@@ -28,32 +28,48 @@ void choose_experts(const float* score, int experts, int top_k, int* expert, flo
 }
 
 constexpr int kMostExperts = 128;
+constexpr int kGateTokens = 16;
 constexpr int kTaskPanels = 4;
 
 }  // namespace
 
 void CpuBackend::router(const RouterArgs& a) {
     const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
-    pool_.run(a.tokens, [&](int64_t t, int thread) {
-        auto* h = static_cast<std::byte*>(a.h) +
-                  t * a.hidden * (tiled(a.form) ? sizeof(bf16) : sizeof(float));
-        float* row =
-            blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(h);
-        kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
-        if (tiled(a.form))
-            tiles_->convert(row, a.hidden, ColumnOrder::kMxfp4, h, 64);
-        else if (blocks)
-            kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
-        float score[kMostExperts];
-        const void* x = row;
+    const bool tiles = tiled(a.form);
+    // Tokens that share a read of the gate; one each where there are few.
+    const int group = a.tokens >= kGateTokens * pool_.threads() ? kernels_.max_rows : 1;
+    pool_.run((a.tokens + group - 1) / group, [&](int64_t task, int thread) {
+        const int64_t first_token = task * group;
+        const int count = static_cast<int>(std::min<int64_t>(group, a.tokens - first_token));
+        const void* x[kMostProductRows];
+        for (int r = 0; r < count; ++r) {
+            const int64_t t = first_token + r;
+            auto* h = static_cast<std::byte*>(a.h) +
+                      t * a.hidden * (tiles ? sizeof(bf16) : sizeof(float));
+            float* row = blocks ? scratch_.gate_rows +
+                                      (size_t(thread) * kMostProductRows + r) * scratch_.widest
+                                : reinterpret_cast<float*>(h);
+            kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
+            if (tiles)
+                tiles_->convert(row, a.hidden, ColumnOrder::kMxfp4, h, 64);
+            else if (blocks)
+                kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
+            x[r] = row;
+        }
+        float score[kMostProductRows][kMostExperts];
         for (int panel = 0; panel < panel_count(a.experts); ++panel) {
             float out[kMostProductRows][kPanelRows];
-            multiply_panel(kernels_.bf16_float, a.gate, 0, panel, &x, 1, out);
+            multiply_panel(kernels_.bf16_float, a.gate, 0, panel, x, count, out);
             const int first = panel * kPanelRows;
-            for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
-                score[e] = out[0][e - first] + a.bias[e];
+            for (int r = 0; r < count; ++r)
+                for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
+                    score[r][e] = out[r][e - first] + a.bias[e];
         }
-        choose_experts(score, a.experts, a.top_k, a.expert + t * a.top_k, a.weight + t * a.top_k);
+        for (int r = 0; r < count; ++r) {
+            const int64_t t = first_token + r;
+            choose_experts(score[r], a.experts, a.top_k, a.expert + t * a.top_k,
+                           a.weight + t * a.top_k);
+        }
     });
 }
 

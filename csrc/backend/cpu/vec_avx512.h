@@ -1,5 +1,5 @@
-// Sixteen lanes in AVX-512 registers. Included by the translation units of sets that have them, each
-// in a namespace of its own: GPTOSS_VEC_NAMESPACE.
+// Sixteen lanes in AVX-512 registers. Included by the translation units of sets that have them,
+// each in a namespace of its own: GPTOSS_VEC_NAMESPACE.
 #pragma once
 
 #include <immintrin.h>
