@@ -11,7 +11,7 @@
 namespace gptoss {
 
 // What a library exports: both sides are built from the same sources, which this number checks.
-constexpr int kPluginVersion = 1;
+constexpr int kPluginVersion = 2;
 using PluginVersion = int();  // gptoss_plugin_version
 using PluginBackend = Backend*(int index, Precision precision, int loading_threads);
 // gptoss_plugin_backend
