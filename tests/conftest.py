@@ -14,7 +14,7 @@ from random_checkpoint import COMMON, SHAPES
 RENAMED = {"num_local_experts": "num_experts", "num_experts_per_tok": "experts_per_token"}
 
 
-INSTRUCTION_SETS = ["scalar", "avx2", "avx512"]
+INSTRUCTION_SETS = ["scalar", "avx2", "avx512", "amx"]
 EMULATED = "cuda-emulated"
 
 

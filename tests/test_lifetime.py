@@ -54,7 +54,7 @@ def test_closing_frees_the_cache_at_once(run_python, config, close):
 gn.Model.random(config).close()
 start = resident()
 model = gn.Model.random(config)
-model.session().prefill([1] * 300)  # touches the scratch memory
+model.session().prefill([1] * 1024)  # touches the scratch memory
 session = model.session()
 opened = resident()
 session.prefill([7] * 1000)

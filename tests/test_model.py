@@ -179,6 +179,26 @@ def test_a_scale_that_means_nan_is_refused_by_tensor(tmp_path, form, matrix):
     assert "255" in str(caught.value)
 
 
+def test_scales_at_the_ends_of_their_range_are_applied(tmp_path, instruction_set):
+    """Zeros, zeros times 2**127, and values times 2**-127 or 2**-126: nothing, all of them."""
+    path = write_checkpoint(tmp_path, "tiny", 1, shards=1, index=False)
+    got = []
+    for nibbles, scales in ((0, None), (0, [254, 253]), (None, [0, 1])):
+        tensors = random_tensors(COMMON | SHAPES["tiny"], 1)
+        for name, array in tensors.items():
+            rows = array[:, ::3] if name.endswith(("_blocks", "_scales")) else None
+            if name.endswith("_blocks") and nibbles is not None:
+                rows[:] = nibbles
+            if name.endswith("_scales") and scales is not None:
+                rows[:] = np.resize(scales, rows.shape)
+        write_safetensors(path / "model.safetensors", tensors)
+        with gn.Model.load(path) as model:
+            got.append(logits_of(model, range(20)))
+    assert np.isfinite(got[0]).all()
+    assert np.array_equal(got[0], got[1])
+    assert np.array_equal(got[0], got[2])
+
+
 # Random weights
 
 
@@ -239,7 +259,8 @@ def test_what_progress_raises_ends_the_load_and_the_next_one_works(golden_checkp
             raise error
 
     with pytest.raises(type(error)) as caught:
-        gn.Model.load(path, progress=progress)
+        # One thread reads every piece: of two the other might take nearly all.
+        gn.Model.load(path, threads=1, progress=progress)
     assert caught.value is error
     assert len(calls) == after
     with gn.Model.load(path) as model:

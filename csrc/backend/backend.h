@@ -53,6 +53,7 @@ struct BackendTraits {
     bool host_memory;      // its memory is the host's: pointers may be passed as they are
     int key_tile;          // positions of a tile of keys (KvLayer)
     int activation_bytes;  // of a value of h and act, in the backend's own form
+    bool forms_agree;      // prompts and generated tokens get the same bits
 };
 
 constexpr size_t kFetchBytes = 4096;
@@ -94,9 +95,10 @@ class Backend {
     // of the mean call of the median round.
     virtual double time(int calls, const std::function<void(int)>& work) = 0;
 
-    // For tests: rows of activations in the backend's own form as float32 [rows, columns], `own`
-    // of the backend's memory and `out` of the host's.
-    virtual void read_activations(const void* own, int rows, int columns, float* out) = 0;
+    // For tests: rows of h or act, as the stage of those arguments has them, as float32 [rows,
+    // columns]; `own` is of the backend's memory and `out` of the host's.
+    virtual void read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
+                                  float* out) = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.
     virtual double read_rate(const std::byte* data, size_t bytes) = 0;
     // Bytes a second that the device reads and writes while it copies so many bytes.

@@ -63,6 +63,7 @@ ThreadPool::ThreadPool(int threads) : sleep_(std::make_unique<Sleep>()) {
     if (threads < 0 || threads > kMostThreads)
         throw InvalidArgument(message("threads is ", threads, ", wanted 1 to ", kMostThreads));
     if (threads == 0) threads = std::min(usable_processors(), kMostThreads);
+    stretches_ = std::vector<Stretch>(threads);
     try {
         for (int i = 1; i < threads; ++i) sleep_->workers.emplace_back([this, i] { work(i); });
     } catch (const std::system_error& e) {
@@ -90,14 +91,21 @@ void ThreadPool::stop() {
     for (std::thread& worker : sleep_->workers) worker.join();
 }
 
-void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
+void ThreadPool::run_loop(int64_t count, bool in_order, Invoke invoke, void* context) {
     if (count <= 0) return;
+    if (count > UINT32_MAX) throw InvalidArgument(message("a loop of ", count, " parts"));
     home_.check();
-    count_ = count;
+    in_order_ = in_order;
     invoke_ = invoke;
     context_ = context;
-    next_.store(0, std::memory_order_relaxed);
     const bool shared = count > 1 && !sleep_->workers.empty();
+    const auto stretches = static_cast<int64_t>(stretches_.size());
+    const int64_t used = in_order || !shared ? 1 : stretches;
+    for (int64_t i = 0; i < stretches; ++i) {
+        const uint64_t begin = i < used ? i * count / used : 0;
+        const uint64_t end = i < used ? (i + 1) * count / used : 0;
+        stretches_[i].left.store(begin << 32 | end, std::memory_order_relaxed);
+    }
     if (shared) {
         const uint64_t loop = gate_.load(std::memory_order_relaxed) / kLoop + 1;
         gate_.store(loop * kLoop + kOpen, std::memory_order_release);
@@ -117,16 +125,27 @@ void ThreadPool::run_loop(int64_t count, Invoke invoke, void* context) {
     }
 }
 
+// -1: none is left.
+int64_t ThreadPool::take(int thread) {
+    const size_t stretches = stretches_.size(), own = in_order_ ? 0 : thread;
+    for (size_t i = 0; i < stretches; ++i) {
+        std::atomic<uint64_t>& left = stretches_[(own + i) % stretches].left;
+        uint64_t now = left.load(std::memory_order_relaxed);
+        while (now >> 32 < (now & UINT32_MAX)) {
+            const uint64_t taken = i == 0 ? now + (uint64_t{1} << 32) : now - 1;
+            if (left.compare_exchange_weak(now, taken, std::memory_order_relaxed))
+                return static_cast<int64_t>(i == 0 ? now >> 32 : taken & UINT32_MAX);
+        }
+    }
+    return -1;
+}
+
 void ThreadPool::take_indices(int thread) {
     const DefaultFloatEnvironment environment;
     try {
-        for (;;) {
-            const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-            if (index >= count_) return;
-            invoke_(context_, index, thread);
-        }
+        for (int64_t index; (index = take(thread)) >= 0;) invoke_(context_, index, thread);
     } catch (...) {
-        next_.store(count_, std::memory_order_relaxed);
+        for (Stretch& stretch : stretches_) stretch.left.store(0, std::memory_order_relaxed);
         std::lock_guard lock(sleep_->mutex);
         if (!sleep_->failure) sleep_->failure = std::current_exception();
     }

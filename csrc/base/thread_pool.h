@@ -32,29 +32,41 @@ class ThreadPool {
 
     int threads() const { return static_cast<int>(sleep_->workers.size()) + 1; }
 
-    // Calls body(index, thread) for every index in [0, count), thread in [0, threads()), and waits.
-    // The caller is thread 0. The first exception stops the handing out and is thrown again here.
-    // Every index runs under the default floating-point environment. One loop at a time. Throws
-    // DeviceError in a process forked after the pool was made: its threads did not come along.
+    // Calls body(index, thread) for every index in [0, count), count under 2**32, thread in
+    // [0, threads()), and waits. The caller is thread 0. Each thread walks through a stretch of its
+    // own, so that what neighbouring indices read is one stream, then takes the last of others'.
+    // The first exception stops the handing out and is thrown again here. Every index runs under
+    // the default floating-point environment. One loop at a time. Throws DeviceError in a process
+    // forked after the pool was made: its threads did not come along.
     template <class Body>
     void run(int64_t count, Body&& body) {
-        using Plain = std::remove_reference_t<Body>;
-        run_loop(
-            count,
-            [](void* context, int64_t index, int thread) {
-                (*static_cast<Plain*>(context))(index, thread);
-            },
-            const_cast<void*>(static_cast<const void*>(&body)));
+        run_body(count, false, body);
+    }
+
+    // The same with rising indices: none begins before all lower ones have begun.
+    template <class Body>
+    void run_in_order(int64_t count, Body&& body) {
+        run_body(count, true, body);
     }
 
   private:
     using Invoke = void (*)(void* context, int64_t index, int thread);
 
-    void run_loop(int64_t count, Invoke invoke, void* context);
+    template <class Body>
+    void run_body(int64_t count, bool in_order, Body& body) {
+        run_loop(
+            count, in_order,
+            [](void* context, int64_t index, int thread) {
+                (*static_cast<Body*>(context))(index, thread);
+            },
+            const_cast<void*>(static_cast<const void*>(&body)));
+    }
+    void run_loop(int64_t count, bool in_order, Invoke invoke, void* context);
     void stop();
     void work(int thread);
     bool join_loop(uint64_t& seen);
     void take_indices(int thread);
+    int64_t take(int thread);
 
     // What threads wait on. Left alone in a forked child: destroying a condition variable waits for
     // waiters that are no more.
@@ -73,8 +85,12 @@ class ThreadPool {
     // it joined costs nothing.
     alignas(64) std::atomic<uint64_t> gate_{0};
     std::atomic<bool> stop_{false};
-    alignas(64) std::atomic<int64_t> next_{0};
-    int64_t count_ = 0;
+    // Indices not yet taken, of each thread: the first above, one past the last below.
+    struct alignas(64) Stretch {
+        std::atomic<uint64_t> left{0};
+    };
+    std::vector<Stretch> stretches_;
+    bool in_order_ = false;  // all take from the front of the first
     Invoke invoke_ = nullptr;
     void* context_ = nullptr;
 };

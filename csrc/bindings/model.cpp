@@ -69,6 +69,7 @@ struct Options {
     WeightFormat dense;
     Precision precision;
     int threads;
+    bool deterministic = false;
 };
 
 Options to_options(const py::object& device, const py::object& dense, const py::object& precision,
@@ -86,6 +87,12 @@ Options to_options(const py::object& device, const py::object& dense, const py::
     return o;
 }
 
+bool to_flag(const char* name, py::handle value) {
+    if (!PyBool_Check(value.ptr()))
+        throw InvalidArgument(message(name, " is ", shown(value), ", wanted True or False"));
+    return value.ptr() == Py_True;
+}
+
 std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource& source,
                                    const ModelTensors& tensors, const Options& options,
                                    const py::object& progress) {
@@ -98,8 +105,8 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
     ReleaseGil release;
     const DefaultFloatEnvironment environment;
     auto weights = place_model(*backend, config, tensors, source, options.dense, report);
-    return std::make_unique<LoadedModel>(std::make_shared<Engine>(
-        std::make_unique<Model>(config, std::move(backend), std::move(weights))));
+    return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::make_unique<Model>(
+        config, std::move(backend), std::move(weights), options.deterministic)));
 }
 
 using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
@@ -114,8 +121,10 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<std::string>& files,
                                   const std::vector<SpecTuple>& tensors, const py::object& device,
                                   const py::object& dense, const py::object& precision,
-                                  const py::object& threads, const py::object& progress) {
-    const Options options = to_options(device, dense, precision, threads);
+                                  const py::object& threads, const py::object& deterministic,
+                                  const py::object& progress) {
+    Options options = to_options(device, dense, precision, threads);
+    options.deterministic = to_flag("deterministic", deterministic);
     std::vector<TensorSpec> specs;
     for (const auto& [name, dtype, shape, file, offset] : tensors)
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
@@ -133,8 +142,9 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
                                     const py::object& device, const py::object& dense,
                                     const py::object& precision, const py::object& threads,
-                                    const py::object& progress) {
-    const Options options = to_options(device, dense, precision, threads);
+                                    const py::object& deterministic, const py::object& progress) {
+    Options options = to_options(device, dense, precision, threads);
+    options.deterministic = to_flag("deterministic", deterministic);
     const ModelConfig config = to_config(config_dict);
     const DefaultFloatEnvironment environment;
     const RandomSource source(to_seed(seed));
@@ -182,6 +192,7 @@ py::dict plan(const py::dict& config_dict, const py::object& device, const py::o
 py::dict info(const LoadedModel& self) {
     ModelConfig config;
     size_t weight_bytes = 0, scratch_bytes = 0;
+    bool deterministic = false;
     std::vector<std::pair<std::string, std::string>> kernels;
     std::vector<std::pair<std::string, double>> dense_errors;
     {
@@ -190,6 +201,7 @@ py::dict info(const LoadedModel& self) {
             config = model.config();
             weight_bytes = model.weights().bytes;
             scratch_bytes = model.scratch_bytes();
+            deterministic = model.deterministic();
             kernels = model.backend().describe();
             dense_errors = model.weights().dense_errors;
         });
@@ -201,6 +213,7 @@ py::dict info(const LoadedModel& self) {
     out["experts"] = config.experts;
     out["weight_bytes"] = weight_bytes;
     out["scratch_bytes"] = scratch_bytes;
+    out["deterministic"] = deterministic;
     for (const auto& [name, value] : kernels) backend[name.c_str()] = value;
     for (const auto& [name, error] : dense_errors) errors[name.c_str()] = error;
     out["backend"] = backend;
@@ -247,12 +260,13 @@ void bind_model(py::module_& m) {
         .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("progress") = py::none(),
+                    py::arg("deterministic") = false, py::arg("progress") = py::none(),
                     "Places the tensors (name, dtype, shape, file, offset) of `files`.")
         .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("progress") = py::none(), "Random weights of the given shape.")
+                    py::arg("deterministic") = false, py::arg("progress") = py::none(),
+                    "Random weights of the given shape.")
         .def("session", &session, py::arg("max_context") = py::none())
         .def(
             "close", [](const LoadedModel& self) { self.engine().close(); }, release)

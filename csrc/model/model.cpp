@@ -73,11 +73,13 @@ std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& co
 }
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
-             std::unique_ptr<PlacedModel> weights)
+             std::unique_ptr<PlacedModel> weights, bool deterministic)
     : config_(config),
       backend_(std::move(backend)),
       traits_(backend_->traits()),
       weights_(std::move(weights)),
+      deterministic_(deterministic),
+      prompt_form_(deterministic && !traits_.forms_agree ? Form::kDecode : Form::kPrefill),
       kv_(config, backend_->precision(), traits_),
       concentration_(rope_concentration(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),

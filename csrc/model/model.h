@@ -50,14 +50,18 @@ struct Choice {
 // backend's memory.
 class Model {
   public:
+    // deterministic: a prompt's tokens get the bits of the decode form.
     Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
-          std::unique_ptr<PlacedModel> weights);
+          std::unique_ptr<PlacedModel> weights, bool deterministic);
 
     const ModelConfig& config() const { return config_; }
     const BackendTraits& traits() const { return traits_; }
     const KvGeometry& kv() const { return kv_; }
     const PlacedModel& weights() const { return *weights_; }
     Backend& backend() { return *backend_; }
+    bool deterministic() const { return deterministic_; }
+    // How a prompt's tokens are to be computed.
+    Form prompt_form() const { return prompt_form_; }
     // Most rows of a step; a choose() takes as many as a decode step.
     int step_rows(Form form) const;
 
@@ -106,6 +110,8 @@ class Model {
     std::unique_ptr<Backend> backend_;
     BackendTraits traits_;
     std::unique_ptr<PlacedModel> weights_;
+    const bool deterministic_;
+    const Form prompt_form_;
     KvGeometry kv_;
     float concentration_;
     float eps_;

@@ -223,8 +223,13 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
     download(weight, out.weight);
     download(residual, out.x);
     Backend& backend = model_.backend();
-    backend.read_activations(h.data(), tokens, c.hidden_size, out.h.data());
-    backend.read_activations(act.data(), static_cast<int>(pairs), c.intermediate_size,
+    MoeUpArgs args{};
+    args.form = form_;
+    args.tokens = tokens;
+    args.experts = c.experts;
+    args.top_k = c.experts_per_token;
+    backend.read_activations(h.data(), args, tokens, c.hidden_size, out.h.data());
+    backend.read_activations(act.data(), args, static_cast<int>(pairs), c.intermediate_size,
                              out.act.data());
     return out;
 }

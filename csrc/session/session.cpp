@@ -23,6 +23,7 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(
         vocab_size_ = config.vocab_size;
         prefill_rows_ = model.step_rows(Form::kPrefill);
         decode_rows_ = model.step_rows(Form::kDecode);
+        prompt_form_ = model.prompt_form();
         cache_ = std::make_unique<KvCache>(model.kv(), max_context_);
     });
 }
@@ -115,7 +116,7 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
     };
     const size_t before = tokens_.size();
     tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-    forms_.resize(tokens_.size(), Form::kPrefill);
+    forms_.resize(tokens_.size(), prompt_form_);
     try {
         while (computed_ < static_cast<int>(tokens_.size())) {
             Form form;

@@ -80,6 +80,7 @@ class Session : public std::enable_shared_from_this<Session> {
     int vocab_size_ = 0;
     int max_context_ = 0;
     int prefill_rows_ = 0, decode_rows_ = 0;  // of a step at most
+    Form prompt_form_ = Form::kPrefill;
 
     mutable OwnedMutex mutex_;
     std::atomic<bool> closing_{false};

@@ -66,6 +66,7 @@ class Model:
         dense: str = "bf16",
         precision: str = "fast",
         threads: int | None = None,
+        deterministic: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model: ...
     @staticmethod
@@ -77,6 +78,7 @@ class Model:
         dense: str = "bf16",
         precision: str = "fast",
         threads: int | None = None,
+        deterministic: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model: ...
     def session(self, max_context: int | None = None) -> Session: ...

@@ -39,6 +39,7 @@ class Model(Closing):
         dense: str = "bf16",
         precision: str = "fast",
         threads: int | None = None,
+        deterministic: bool = False,
         progress: Progress | None = None,
     ) -> "Model":
         """Load a published checkpoint, in Hugging Face's or OpenAI's own form.
@@ -46,8 +47,9 @@ class Model(Closing):
         device: "auto" or "cpu". dense: "bf16" as published, or "int8", which requantises
         attention and unembedding in blocks of 32 (`info()["dense_errors"]` says what it lost).
         precision: "fast", or "exact" with float32 activations and cache. threads: all that the
-        process may use, or so many. progress is called with (bytes done, bytes in all) from this
-        thread; what it raises ends the loading and frees everything.
+        process may use, or so many. deterministic: a text's numbers are the same bits whether it
+        was generated or fed as a prompt, for slower prompts. progress is called with (bytes done,
+        bytes in all) from this thread; what it raises ends the loading and frees everything.
 
         Raises CheckpointError naming the file and tensor, InvalidArgument, OutOfMemory,
         DeviceError.
@@ -61,6 +63,7 @@ class Model(Closing):
             dense=dense,
             precision=precision,
             threads=threads,
+            deterministic=deterministic,
             progress=progress,
         )
         return cls(core, checkpoint.stop_ids, checkpoint.tokenizer)
@@ -75,6 +78,7 @@ class Model(Closing):
         dense: str = "bf16",
         precision: str = "fast",
         threads: int | None = None,
+        deterministic: bool = False,
         progress: Progress | None = None,
     ) -> "Model":
         """Make a model with random weights: to time a machine before a download.
@@ -91,6 +95,7 @@ class Model(Closing):
             dense=dense,
             precision=precision,
             threads=threads,
+            deterministic=deterministic,
             progress=progress,
         )
         return cls(core, (), None)
@@ -103,10 +108,16 @@ class Model(Closing):
         dense: str = "bf16",
         precision: str = "fast",
         threads: int | None = None,
+        deterministic: bool = False,
     ) -> "Model":
         """Load the small trained model inside the wheel: sums, two tools, a few capitals."""
         return cls.load(
-            demo_path(), device=device, dense=dense, precision=precision, threads=threads
+            demo_path(),
+            device=device,
+            dense=dense,
+            precision=precision,
+            threads=threads,
+            deterministic=deterministic,
         )
 
     @property

@@ -69,13 +69,19 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
     const int first = std::max(seen.first, number * kUnitPositions);
     const int last = std::min(seen.last, (number + 1) * kUnitPositions - 1);
     const int origin = first / kKvTile * kKvTile;
-    const std::byte *keys[kUnitTiles], *values[kUnitTiles];
-    int tiles = 0;
+    const std::byte *keys[2 * kUnitTiles], *values[kUnitTiles];
+    const auto slot_at = [&](int position) {
+        return kv_slot(*a.rows[t].kv, a.kv, position, kv_head, a.kv_heads, a.head_dim);
+    };
+    int tiles = 0, next_tiles = 0;
     for (int position = origin; position <= last; position += kKvTile, ++tiles) {
-        const KvSlot slot = kv_slot(*a.rows[t].kv, a.kv, position, kv_head, a.kv_heads, a.head_dim);
+        const KvSlot slot = slot_at(position);
         keys[tiles] = slot.key_tile;
         values[tiles] = slot.value_tile;
     }
+    const int next_last = std::min(seen.last, last + kUnitPositions);
+    for (int position = last + 1; position <= next_last; position += kKvTile, ++next_tiles)
+        keys[tiles + next_tiles] = slot_at(position).key_tile;
     float q[kMaxHeadsPerKv * kMostHeadDim];
     const float scale = 1 / std::sqrt(static_cast<float>(a.head_dim));
     const int width = out.heads * a.head_dim;
@@ -92,6 +98,7 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
     u.heads = out.heads;
     u.head_dim = a.head_dim;
     u.tiles = tiles;
+    u.next_tiles = next_tiles;
     u.begin = first - origin;
     u.end = last + 1 - origin;
     (a.kv.type == DType::kF16 ? kernels.attention_f16 : kernels.attention_float)(u);
@@ -100,6 +107,7 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
 }  // namespace
 
 void CpuBackend::attention(const AttentionArgs& a) {
+    if (prompt_tiles_ && a.form == Form::kPrefill) return attention_tiled(a);
     const int heads = a.heads / a.kv_heads;
     const int64_t pairs = int64_t(a.tokens) * a.kv_heads;
     const auto merge_pair = [&](int64_t pair, const auto& unit_state) {

@@ -8,28 +8,47 @@
 inline F32x16 load_kv(const float* p) { return load(p); }
 inline F32x16 load_kv(const f16* p) { return load_f16(p); }
 
+// What is needed later comes to the second cache line by line, between the sums: all at once it
+// would fill the core's queue of misses and stop the sums.
+template <size_t kBytes>
+inline void prefetch_bytes(const void* p) {
+    for (size_t i = 0; i < kBytes; i += 64) prefetch_l2(static_cast<const std::byte*>(p) + i);
+}
+
+// N tiles from tile t on. (GCC keeps sums in registers only if the array has one dimension.)
+template <int G, int N, class T>
+inline void score_tiles(const AttentionUnit& u, int head, int t, F32x16* largest) {
+    const float lowest = -__builtin_inff();
+    const float* q = u.q + head * u.head_dim;
+    const T* keys[N];
+    each<N>([&](int n) { keys[n] = reinterpret_cast<const T*>(u.keys[t + n]); });
+    F32x16 score[N * G];
+    each<N * G>([&](int i) { score[i] = splat(0); });
+    for (int d = 0; d < u.head_dim; ++d) {
+        F32x16 key[N];
+        each<N>([&](int n) {
+            key[n] = load_kv(keys[n] + kKvTile * d);
+            prefetch_bytes<kKvTile * sizeof(T)>(u.values[t + n] + kKvTile * sizeof(T) * d);
+        });
+        each<N * G>(
+            [&](int i) { score[i] = fma(key[i / G], splat(q[i % G * u.head_dim + d]), score[i]); });
+    }
+    each<N * G>([&](int i) {
+        const int tile = t + i / G, g = i % G;
+        score[i] = keep(score[i], u.begin - kKvTile * tile, u.end - kKvTile * tile, splat(lowest));
+        largest[g] = max(largest[g], score[i]);
+        store(u.scores + ((head + g) * u.tiles + tile) * kKvTile, score[i]);
+    });
+}
+
 template <int G, class T>
 void score_heads(const AttentionUnit& u, int head) {
-    const float lowest = -__builtin_inff();
     F32x16 largest[G];
-    each<G>([&](int g) { largest[g] = splat(lowest); });
-    for (int t = 0; t < u.tiles; ++t) {
-        const T* keys = reinterpret_cast<const T*>(u.keys[t]);
-        F32x16 score[G];
-        each<G>([&](int g) { score[g] = splat(0); });
-        for (int d = 0; d < u.head_dim; ++d) {
-            const F32x16 key = load_kv(keys + kKvTile * d);
-            each<G>([&](int g) {
-                score[g] = fma(key, splat(u.q[(head + g) * u.head_dim + d]), score[g]);
-            });
-        }
-        const int begin = u.begin - kKvTile * t, end = u.end - kKvTile * t;
-        each<G>([&](int g) {
-            score[g] = keep(score[g], begin, end, splat(lowest));
-            largest[g] = max(largest[g], score[g]);
-            store(u.scores + ((head + g) * u.tiles + t) * kKvTile, score[g]);
-        });
-    }
+    each<G>([&](int g) { largest[g] = splat(-__builtin_inff()); });
+    int t = 0;
+    for (; t + kTilesAtOnce <= u.tiles; t += kTilesAtOnce)
+        score_tiles<G, kTilesAtOnce, T>(u, head, t, largest);
+    for (; t < u.tiles; ++t) score_tiles<G, 1, T>(u, head, t, largest);
     each<G>([&](int g) { u.max[head + g] = max(largest[g]); });
 }
 
@@ -45,20 +64,36 @@ inline void weigh_scores(const AttentionUnit& u, int head) {
     u.sum[head] = sum(total);
 }
 
+// Some elements of each value at a time, a line of float16 where there are registers for it.
 template <int G, class T>
 void sum_values(const AttentionUnit& u, int head) {
-    for (int d = 0; d < u.head_dim; d += 16) {
-        F32x16 out[G];
-        each<G>([&](int g) { out[g] = splat(0); });
-        for (int position = u.begin; position < u.end; ++position) {
-            const T* values = reinterpret_cast<const T*>(u.values[position / kKvTile]);
-            const F32x16 value = load_kv(values + position % kKvTile * u.head_dim + d);
-            each<G>([&](int g) {
-                const float weight = u.scores[(head + g) * u.tiles * kKvTile + position];
-                out[g] = fma(value, splat(weight), out[g]);
-            });
+    constexpr int kVectors = kTilesAtOnce, kElements = 16 * kVectors;
+    constexpr size_t kBytes = kElements * sizeof(T);
+    const int passes = u.head_dim / kElements;
+    for (int pass = 0; pass < passes; ++pass) {
+        const int d = pass * kElements;
+        F32x16 out[kVectors * G];
+        each<kVectors * G>([&](int i) { out[i] = splat(0); });
+        for (int t = u.begin / kKvTile; t < u.tiles; ++t) {
+            const std::byte* next = u.keys[t < u.next_tiles ? u.tiles + t : t];
+            next += kBytes * kKvTile * pass;
+            const T* values = reinterpret_cast<const T*>(u.values[t]) + d;
+            const float* scores = u.scores + (head * u.tiles + t) * kKvTile;
+            const int begin = u.begin > kKvTile * t ? u.begin - kKvTile * t : 0;
+            const int end = u.end < kKvTile * (t + 1) ? u.end - kKvTile * t : kKvTile;
+            for (int position = begin; position < end; ++position) {
+                prefetch_bytes<kBytes>(next + kBytes * position);
+                F32x16 value[kVectors];
+                each<kVectors>(
+                    [&](int n) { value[n] = load_kv(values + position * u.head_dim + 16 * n); });
+                each<kVectors * G>([&](int i) {
+                    const float weight = scores[i % G * u.tiles * kKvTile + position];
+                    out[i] = fma(value[i / G], splat(weight), out[i]);
+                });
+            }
         }
-        each<G>([&](int g) { store(u.out + (head + g) * u.head_dim + d, out[g]); });
+        each<kVectors * G>(
+            [&](int i) { store(u.out + (head + i % G) * u.head_dim + d + 16 * (i / G), out[i]); });
     }
 }
 

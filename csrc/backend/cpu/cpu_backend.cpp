@@ -17,20 +17,34 @@ double seconds_since(Clock::time_point start) {
 }
 
 // Over a carver of no memory it only counts.
-Scratch carve(const ModelConfig& c, size_t threads, Carver& carver) {
-    const size_t rows = kPrefillRows, heads_per_kv = c.heads / c.kv_heads;
+Scratch carve(const ModelConfig& c, size_t rows, size_t threads, bool tiles, Carver& carver) {
+    const size_t heads_per_kv = c.heads / c.kv_heads;
     Scratch s;
-    s.widest = std::max(c.hidden_size, c.query_rows());
+    s.widest = std::max({c.hidden_size, c.query_rows(), c.intermediate_size});
     s.scores_stride = heads_per_kv * kUnitTiles * kKvTile;
     s.unit_floats = heads_per_kv * (c.head_dim + 2);
     s.most_units = c.max_context / (kUnitTiles * kKvTile) + 2;
     s.activations = carver.take<std::byte>(rows * s.widest * sizeof(float));
     s.staging = carver.take<float>(threads * s.widest);
+    s.gate_rows = carver.take<float>(threads * kMostProductRows * s.widest);
     s.qkv = carver.take<float>(rows * c.qkv_rows());
     s.partial = carver.take<float>(rows * c.experts_per_token * c.hidden_size);
     s.scores = carver.take<float>(threads * s.scores_stride);
     s.units = carver.take<float>(kSplitBelow * threads * s.most_units * s.unit_floats);
     s.sorted = carver.take<int>(rows * c.experts_per_token);
+    if (!tiles) return s;
+    // Each expert's rows begin a tile of their own.
+    const size_t experts = std::min<size_t>(c.experts, rows * c.experts_per_token);
+    const size_t pairs = rows * c.experts_per_token + experts * (kTileRows - 1);
+    const size_t dense = (rows + kTileRows - 1) * s.widest;
+    const size_t values = std::max(dense, pairs * std::max(c.hidden_size, c.intermediate_size));
+    s.most_key_tiles = c.max_context / kKvTile + kTileKeys / kKvTile;
+    s.tiles.x =
+        carver.take<std::byte>(values * sizeof(bf16) + values / kTileColumns * sizeof(float));
+    s.tiles.out = carver.take<float>(threads * kMostRowTiles * kTileRows * kStripRows);
+    s.tiles.unpacked = carver.take<std::byte>(threads * kUnpackedBytes);
+    s.attention = carver.take<std::byte>(threads * kAttentionBytes);
+    s.key_tiles = carver.take<const void*>(threads * 2 * s.most_key_tiles);
     return s;
 }
 
@@ -40,30 +54,59 @@ const Kernels& kernels(Isa isa) {
     switch (isa) {
 #ifdef GPTOSS_X86
         case Isa::kAvx2: return avx2::kKernels;
-        case Isa::kAvx512: return avx512::kKernels;
+        case Isa::kAvx512:
+        case Isa::kAmx: return avx512::kKernels;
 #endif
         default: return scalar::kKernels;
     }
 }
 
+namespace {
+
+// Those of an instruction set, if the one in use holds it.
+const Tiles* tiles_of([[maybe_unused]] Isa wanted, Precision precision, Isa isa) {
+    if (precision == Precision::kExact || isa < wanted) return nullptr;
+#ifdef GPTOSS_X86
+    return wanted == Isa::kAmx ? &amx::kTiles : &avx512::kTiles;
+#else
+    return nullptr;
+#endif
+}
+
+}  // namespace
+
 CpuBackend::CpuBackend(Precision precision, int threads)
-    : precision_(precision), kernels_(kernels(choose_isa())), pool_(threads) {}
+    : precision_(precision),
+      isa_(choose_isa()),
+      kernels_(kernels(isa_)),
+      prompt_tiles_(tiles_of(Isa::kAmx, precision, isa_)),
+      wide_tiles_(tiles_of(Isa::kAvx512, precision, isa_)),
+      pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, false, true, kKvTile, static_cast<int>(sizeof(float))};
+    BackendTraits out;
+    out.prefill_rows = wide_tiles_ ? kTilePrefillRows : kPrefillRows;
+    out.decode_rows = kDecodeRows;
+    out.asynchronous = false;
+    out.host_memory = true;
+    out.key_tile = kKvTile;
+    out.activation_bytes = sizeof(float);
+    out.forms_agree = !prompt_tiles_;
+    return out;
 }
 
 size_t CpuBackend::scratch_bytes(const ModelConfig& config) const {
     Carver count;
-    carve(config, pool_.threads(), count);
+    carve(config, traits().prefill_rows, pool_.threads(), wide_tiles_, count);
     return count.used();
 }
 
 void CpuBackend::prepare(const ModelConfig& config) {
     memory_ = Memory(scratch_bytes(config), "scratch");
     Carver carver(memory_.data(), memory_.size());
-    scratch_ = carve(config, pool_.threads(), carver);
+    scratch_ = carve(config, traits().prefill_rows, pool_.threads(), wide_tiles_, carver);
     begin_.assign(config.experts + 1, 0);
+    tile_begin_.assign(config.experts, 0);
 }
 
 StageMemory CpuBackend::allocate(size_t bytes, const std::string& purpose) {
@@ -124,17 +167,22 @@ std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
     const std::string isa = isa_name(kernels_.isa);
     const bool fast = precision_ == Precision::kFast;
     const std::string blocks = fast ? ", 16-bit block activations" : ", float32 activations";
+    const std::string dense = isa + ", bf16 with float32 activations or int8" + blocks;
+    // Both forms, where they differ.
+    const auto forms = [&](const std::string& both) {
+        return traits().forms_agree ? both : "prompts: amx, bf16 activations; generated: " + both;
+    };
     return {
-        {"instruction set", isa},
+        {"instruction set", isa_name(isa_)},
         {"threads", std::to_string(pool_.threads())},
         {"embed", "table look-up"},
-        {"qkv", isa + ", bf16 with float32 activations or int8" + blocks},
-        {"attention", isa + (fast ? ", float16 cache" : ", float32 cache")},
-        {"attn_out", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"qkv", forms(dense)},
+        {"attention", forms(isa + (fast ? ", float16 cache" : ", float32 cache"))},
+        {"attn_out", forms(dense)},
         {"router", isa + ", bf16 with float32 activations"},
-        {"moe_up", isa + ", mxfp4" + blocks},
-        {"moe_down", isa + ", mxfp4" + blocks},
-        {"logits", isa + ", bf16 with float32 activations or int8" + blocks},
+        {"moe_up", forms(isa + ", mxfp4" + blocks)},
+        {"moe_down", forms(isa + ", mxfp4" + blocks)},
+        {"logits", dense},
         {"sample", "float64"},
     };
 }

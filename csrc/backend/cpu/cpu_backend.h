@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/multiply_tiles.h"
 #include "base/memory.h"
 #include "base/thread_pool.h"
 
@@ -19,20 +20,30 @@ enum class ActivationForm { kFloat, kBlocks };
 
 // Rows of a step: more make prefill faster and rings longer.
 constexpr int kPrefillRows = 256;
+constexpr int kTilePrefillRows = 1024;
+// Where either way gives the same bits: rows of a step, and rows of an expert on the average, from
+// which on unpacking weights apart from multiplying them is faster.
+constexpr int kTiledRows = 5;
+constexpr int kTiledPairs = 4;
 constexpr int kDecodeRows = 64;
 
 // Attention of fewer (row, KV head) pairs a thread than this splits a row's keys over the threads.
 constexpr int kSplitBelow = 2;
 
-// What stages need for themselves, for steps of kPrefillRows rows.
+// What stages need for themselves, for steps of prefill rows. The last six: tiles alone.
 struct Scratch {
     std::byte* activations = nullptr;  // [rows][widest] floats, or blocks in their place
     float* staging = nullptr;          // [threads][widest]
+    float* gate_rows = nullptr;        // [threads][kMostProductRows][widest]
     float* qkv = nullptr;              // [rows][qkv_rows]
     float* partial = nullptr;          // [rows][top_k][hidden]
     float* scores = nullptr;           // [threads][scores_stride]
     float* units = nullptr;            // [kSplitBelow * threads][most_units][unit_floats]
     int* sorted = nullptr;             // [rows * top_k]
+    TileScratch tiles;
+    std::byte* attention = nullptr;    // [threads][kAttentionBytes]
+    const void** key_tiles = nullptr;  // [threads][2][most_key_tiles]
+    size_t most_key_tiles = 0;
     size_t widest = 0, scores_stride = 0, unit_floats = 0;
     int most_units = 0;
 };
@@ -58,7 +69,8 @@ class CpuBackend final : public Backend {
     const std::byte* fetched(int slot) override { return fetched_[slot]; }
     void repeat(int, const std::function<void()>& stages) override { stages(); }
     double time(int calls, const std::function<void(int)>& work) override;
-    void read_activations(const void* own, int rows, int columns, float* out) override;
+    void read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
+                          float* out) override;
     double read_rate(const std::byte* data, size_t bytes) override;
     double copy_rate(size_t bytes) override;
     Precision precision() const override { return precision_; }
@@ -74,11 +86,12 @@ class CpuBackend final : public Backend {
     void sample(const SampleArgs& args) override;
 
   private:
-    ActivationForm form(WeightFormat weights) const;
+    ActivationForm activation_form(WeightFormat weights) const;
     Product product(WeightFormat weights) const;
-    // Normalises a row of x into `out` in the form asked for, by way of the thread's staging row.
-    void norm_row(const float* x, const float* gain, int hidden, float eps, ActivationForm form,
-                  std::byte* out, int thread);
+    template <class RowOf, class Use>
+    void multiply_dense(const Matrix& m, int rows, Form form, RowOf row_of, Use use);
+    // Fills scratch_.partial.
+    void down_products(const MoeDownArgs& args);
     // Fills scratch_.sorted, begin_ and active_: pairs (token * top_k + slot) by expert.
     void sort_by_expert(const int* expert, int pairs, int experts);
     // Calls use(expert, task, pair, rows) for each chosen expert, task in [0, tasks) and group of
@@ -86,8 +99,29 @@ class CpuBackend final : public Backend {
     template <class Use>
     void for_each_expert(const int* expert, int pairs, int experts, int tasks, Use use);
 
+    // How a product is computed in tiles, or null: `enough` rows to be faster than one by one.
+    const Tiles* tiles(Form form, WeightFormat format, bool enough) const {
+        if (form == Form::kPrefill && prompt_tiles_) return prompt_tiles_;
+        return enough && format != WeightFormat::kBf16 ? wide_tiles_ : nullptr;
+    }
+    const Tiles* expert_tiles(Form form, int tokens, int top_k, int experts) const;
+    // In tiles (tile_stages.cpp): the products of their stages, and all of attention.
+    void attention_tiled(const AttentionArgs& args);
+    void moe_up_tiled(const MoeUpArgs& args, const Tiles& tiles);
+    void moe_down_tiled(const MoeDownArgs& args, const Tiles& tiles);
+    // Sorts pairs and copies row_of(pair) of each to scratch_.tile_x.
+    template <class RowOf>
+    void gather_tiles(const Tiles& tiles, const int* expert, int pairs, int experts, int columns,
+                      RowOf row_of);
+    // Calls use(expert, strip, pairs, rows, out [rows][32]) for the rows gathered.
+    template <class Use>
+    void multiply_experts(const Tiles& tiles, const Matrix& m, Use use);
+
     const Precision precision_;
+    const Isa isa_;
     const Kernels& kernels_;
+    const Tiles* const prompt_tiles_;  // the prefill form; null: it is computed as the decode form
+    const Tiles* const wide_tiles_;    // many rows in the decode form, the same bits; or null
     ThreadPool pool_;
 
     Memory memory_;
@@ -95,6 +129,11 @@ class CpuBackend final : public Backend {
     std::byte fetched_[2][kFetchBytes];
     std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in scratch_.sorted
     std::vector<int> active_;  // experts with pairs
+    struct RowTile {
+        int first, count;  // in scratch_.sorted
+    };
+    std::vector<RowTile> gathered_;  // [tiles of scratch_.tile_x]
+    std::vector<int> tile_begin_;    // [experts]   where an active expert's start in gathered_
 };
 
 }  // namespace gptoss::cpu

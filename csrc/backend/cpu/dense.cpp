@@ -1,19 +1,21 @@
 // The stages over dense weights: embed, qkv, attn_out, logits.
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/multiply.h"
+#include "backend/cpu/multiply_tiles.h"
 #include "backend/kv_slot.h"
 
 namespace gptoss::cpu {
 
-ActivationForm CpuBackend::form(WeightFormat weights) const {
+ActivationForm CpuBackend::activation_form(WeightFormat weights) const {
     const bool blocks = precision_ == Precision::kFast && weights != WeightFormat::kBf16;
     return blocks ? ActivationForm::kBlocks : ActivationForm::kFloat;
 }
 
 Product CpuBackend::product(WeightFormat weights) const {
-    const bool blocks = form(weights) == ActivationForm::kBlocks;
+    const bool blocks = activation_form(weights) == ActivationForm::kBlocks;
     switch (weights) {
         case WeightFormat::kBf16: return kernels_.bf16_float;
         case WeightFormat::kInt8: return blocks ? kernels_.int8_block : kernels_.int8_float;
@@ -21,13 +23,26 @@ Product CpuBackend::product(WeightFormat weights) const {
     }
 }
 
-void CpuBackend::norm_row(const float* x, const float* gain, int hidden, float eps,
-                          ActivationForm form, std::byte* out, int thread) {
-    const bool blocks = form == ActivationForm::kBlocks;
-    float* row =
-        blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(out);
-    kernels_.rms_norm(x, gain, hidden, eps, row);
-    if (blocks) kernels_.quantize(row, hidden, block_row(out, hidden), 0);
+// Multiplies row_of(i, room for a row) for each row i; use() is as multiply() calls it.
+template <class RowOf, class Use>
+void CpuBackend::multiply_dense(const Matrix& m, int rows, Form form, RowOf row_of, Use use) {
+    const Tiles* tiles = this->tiles(form, m.format, rows >= kTiledRows);
+    const bool blocks = activation_form(m.format) == ActivationForm::kBlocks;
+    pool_.run(rows, [&](int64_t i, int thread) {
+        const float* row = row_of(i, scratch_.staging + thread * scratch_.widest);
+        std::byte* out = scratch_.activations + i * m.columns * sizeof(float);
+        if (tiles)
+            tiles->convert(row, m.columns, ColumnOrder::kPlain,
+                           tile_row(*tiles, scratch_.tiles.x, static_cast<int>(i), m.columns));
+        else if (blocks)
+            kernels_.quantize(row, m.columns, block_row(out, m.columns), 0);
+        else
+            std::copy(row, row + m.columns, reinterpret_cast<float*>(out));
+    });
+    if (tiles)
+        multiply_tiled(pool_, *tiles, scratch_.tiles, m, rows, use);
+    else
+        multiply(pool_, kernels_, product(m.format), m, scratch_.activations, rows, use);
 }
 
 void CpuBackend::embed(const EmbedArgs& a) {
@@ -68,17 +83,17 @@ void keep_head(const KvSlot& slot, const float* k, const float* v, int head_dim)
 }  // namespace
 
 void CpuBackend::qkv(const QkvArgs& a) {
-    const ActivationForm activation = form(a.weight.format);
-    pool_.run(a.tokens, [&](int64_t t, int thread) {
-        norm_row(a.x + t * a.hidden, a.norm, a.hidden, a.eps, activation,
-                 scratch_.activations + t * a.hidden * sizeof(float), thread);
-    });
+    multiply_dense(
+        a.weight, a.tokens, a.form,
+        [&](int64_t t, float* row) {
+            kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
+            return row;
+        },
+        [&](int t, int first, int count, const float* values) {
+            float* out = scratch_.qkv + size_t(t) * a.weight.rows + first;
+            for (int i = 0; i < count; ++i) out[i] = values[i] + a.bias[first + i];
+        });
     const int width = a.weight.rows;
-    multiply(pool_, kernels_, product(a.weight.format), a.weight, scratch_.activations, a.tokens,
-             [&](int t, int first, int count, const float* values) {
-                 float* out = scratch_.qkv + size_t(t) * width + first;
-                 for (int i = 0; i < count; ++i) out[i] = values[i] + a.bias[first + i];
-             });
     const int half = a.head_dim / 2, query_rows = a.heads * a.head_dim;
     pool_.run(a.tokens, [&](int64_t t, int) {
         const Row& row = a.rows[t];
@@ -107,31 +122,24 @@ void CpuBackend::qkv(const QkvArgs& a) {
 }
 
 void CpuBackend::attn_out(const AttnOutArgs& a) {
-    const std::byte* rows = reinterpret_cast<const std::byte*>(a.attention);
-    if (form(a.weight.format) == ActivationForm::kBlocks) {
-        pool_.run(a.tokens, [&](int64_t t, int) {
-            std::byte* out = scratch_.activations + t * a.columns * sizeof(float);
-            kernels_.quantize(a.attention + t * a.columns, a.columns, block_row(out, a.columns), 0);
+    multiply_dense(
+        a.weight, a.tokens, a.form, [&](int64_t t, float*) { return a.attention + t * a.columns; },
+        [&](int t, int first, int count, const float* values) {
+            float* x = a.x + size_t(t) * a.hidden + first;
+            for (int i = 0; i < count; ++i) x[i] += values[i] + a.bias[first + i];
         });
-        rows = scratch_.activations;
-    }
-    multiply(pool_, kernels_, product(a.weight.format), a.weight, rows, a.tokens,
-             [&](int t, int first, int count, const float* values) {
-                 float* x = a.x + size_t(t) * a.hidden + first;
-                 for (int i = 0; i < count; ++i) x[i] += values[i] + a.bias[first + i];
-             });
 }
 
 void CpuBackend::logits(const LogitsArgs& a) {
-    const ActivationForm activation = form(a.weight.format);
-    pool_.run(a.outputs, [&](int64_t i, int thread) {
-        norm_row(a.x + size_t(a.row[i]) * a.hidden, a.norm, a.hidden, a.eps, activation,
-                 scratch_.activations + i * a.hidden * sizeof(float), thread);
-    });
-    multiply(pool_, kernels_, product(a.weight.format), a.weight, scratch_.activations, a.outputs,
-             [&](int i, int first, int count, const float* values) {
-                 std::copy(values, values + count, a.logits + size_t(i) * a.vocab + first);
-             });
+    multiply_dense(
+        a.weight, a.outputs, Form::kDecode,
+        [&](int64_t i, float* row) {
+            kernels_.rms_norm(a.x + size_t(a.row[i]) * a.hidden, a.norm, a.hidden, a.eps, row);
+            return row;
+        },
+        [&](int i, int first, int count, const float* values) {
+            std::copy(values, values + count, a.logits + size_t(i) * a.vocab + first);
+        });
 }
 
 }  // namespace gptoss::cpu

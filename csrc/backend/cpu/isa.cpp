@@ -4,13 +4,53 @@
 
 #include "base/error.h"
 
+#if defined(GPTOSS_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace gptoss::cpu {
+namespace {
+
+#if defined(GPTOSS_X86) && defined(__linux__)
+bool has_bits(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
+bool has_vector_bf16() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has_bits(a, 1u << 5);
+}
+
+#ifdef GPTOSS_EMULATE_AMX
+bool acquire_amx() { return has_vector_bf16(); }
+#else
+// Asks the processor, whether the system saves tile registers, and for leave to use them: a thread
+// without it dies of its first tile instruction.
+bool acquire_amx() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kSystemSaves = 1u << 27;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has_bits(d, kBf16 | kTile)) return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, kSystemSaves)) return false;
+    unsigned low = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr unsigned kTileState = 3u << 17;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return has_vector_bf16() && has_bits(low, kTileState) &&
+           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+#else
+bool acquire_amx() { return false; }
+#endif
+
+}  // namespace
 
 const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::kScalar: return "scalar";
         case Isa::kAvx2: return "avx2";
-        default: return "avx512";
+        case Isa::kAvx512: return "avx512";
+        default: return "amx";
     }
 }
 
@@ -25,6 +65,8 @@ std::vector<Isa> available_isas() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
         out.push_back(Isa::kAvx512);
+    static const bool amx = acquire_amx();
+    if (amx && out.back() == Isa::kAvx512) out.push_back(Isa::kAmx);
 #endif
     return out;
 }

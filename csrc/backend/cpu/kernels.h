@@ -53,17 +53,27 @@ using Product = void (*)(const std::byte* data, const std::byte* scales, int col
 // One query position against up to kUnitTiles tiles of keys, for all heads of one KV head.
 struct AttentionUnit {
     const float* q;                  // [heads, head_dim]   scaled by 1 / sqrt(head_dim)
-    const std::byte* const* keys;    // [tiles] of [head_dim][16]
+    const std::byte* const* keys;    // [tiles + next_tiles] of [head_dim][16]; the last are those
+                                     // that will be asked for after this unit
     const std::byte* const* values;  // [tiles] of [16][head_dim]
     float* scores;                   // [heads][16 tiles]   scratch
     float* max;                      // [heads]             out: of the scores
     float* sum;                      // [heads]             out: of exp(score - max)
     float* out;                      // [heads][head_dim]   out: sum of exp(score - max) * value
-    int heads, head_dim, tiles;
+    int heads, head_dim, tiles, next_tiles;
     int begin, end;  // keys seen, counted from the first tile's first
 };
 constexpr int kUnitTiles = 64;
 constexpr int kMaxHeadsPerKv = 16;
+
+// Sixteen published rows of a panel; a null row is packed as zeros.
+struct PanelRows {
+    const void* row[kPanelRows];
+};
+// What rounding weights to int8 lost.
+struct SquaredError {
+    double error = 0, weight = 0;
+};
 
 struct Kernels {
     Isa isa;
@@ -77,7 +87,13 @@ struct Kernels {
     void (*attention_f16)(const AttentionUnit& unit);
     void (*attention_float)(const AttentionUnit& unit);
     float (*max)(const float* x, int n);
-    double (*sum_exp)(const float* x, int n, float max);    // of exp(x - max)
+    double (*sum_exp)(const float* x, int n, float max);  // of exp(x - max)
+    // Rows of bf16; of bf16, rounded in blocks of 32 to q * scale, |q| <= 127, adding to `squared`;
+    // of columns / 32 published MXFP4 blocks of 16 bytes.
+    void (*pack_bf16)(const PanelRows& rows, int columns, std::byte* panel);
+    void (*pack_int8)(const PanelRows& rows, int columns, std::byte* panel, std::byte* scales,
+                      SquaredError& squared);
+    void (*pack_mxfp4)(const PanelRows& rows, int columns, std::byte* panel);
     uint64_t (*read)(const std::byte* data, size_t bytes);  // bytes a multiple of 256
 };
 

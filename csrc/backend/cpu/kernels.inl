@@ -4,9 +4,13 @@ namespace {
 
 #include "backend/cpu/product.inl"
 
+#include "backend/cpu/exp.inl"
+
 #include "backend/cpu/row.inl"
 
 #include "backend/cpu/attention.inl"
+
+#include "backend/cpu/pack.inl"
 
 }  // namespace
 
@@ -26,5 +30,8 @@ const Kernels kKernels = {
     attention<float>,
     max,
     sum_exp,
+    pack_bf16,
+    pack_int8,
+    pack_mxfp4,
     read,
 };

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/multiply.h"
+#include "backend/cpu/multiply_tiles.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -28,33 +29,71 @@ void choose_experts(const float* score, int experts, int top_k, int* expert, flo
 }
 
 constexpr int kMostExperts = 128;
+constexpr int kGateTokens = 16;
 constexpr int kTaskPanels = 4;
 
 }  // namespace
 
 void CpuBackend::router(const RouterArgs& a) {
-    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
-    pool_.run(a.tokens, [&](int64_t t, int thread) {
-        auto* h = static_cast<std::byte*>(a.h) + t * a.hidden * sizeof(float);
-        float* row =
-            blocks ? scratch_.staging + thread * scratch_.widest : reinterpret_cast<float*>(h);
-        kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
-        if (blocks) kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
-        float score[kMostExperts];
-        const void* x = row;
+    const bool blocks = activation_form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+    const Tiles* tiles = expert_tiles(a.form, a.tokens, a.top_k, a.experts);
+    // Tokens that share a read of the gate; one each where there are few.
+    const int group = a.tokens >= kGateTokens * pool_.threads() ? kernels_.max_rows : 1;
+    pool_.run((a.tokens + group - 1) / group, [&](int64_t task, int thread) {
+        const int64_t first_token = task * group;
+        const int count = static_cast<int>(std::min<int64_t>(group, a.tokens - first_token));
+        const void* x[kMostProductRows];
+        for (int r = 0; r < count; ++r) {
+            const int64_t t = first_token + r;
+            auto* h = static_cast<std::byte*>(a.h) + t * a.hidden * sizeof(float);
+            float* row = blocks ? scratch_.gate_rows +
+                                      (size_t(thread) * kMostProductRows + r) * scratch_.widest
+                                : reinterpret_cast<float*>(h);
+            kernels_.rms_norm(a.x + t * a.hidden, a.norm, a.hidden, a.eps, row);
+            if (tiles)
+                tiles->convert(row, a.hidden, ColumnOrder::kMxfp4, plain_row(h, a.hidden));
+            else if (blocks)
+                kernels_.quantize(row, a.hidden, block_row(h, a.hidden), 0);
+            x[r] = row;
+        }
+        float score[kMostProductRows][kMostExperts];
         for (int panel = 0; panel < panel_count(a.experts); ++panel) {
             float out[kMostProductRows][kPanelRows];
-            multiply_panel(kernels_.bf16_float, a.gate, 0, panel, &x, 1, out);
+            multiply_panel(kernels_.bf16_float, a.gate, 0, panel, x, count, out);
             const int first = panel * kPanelRows;
-            for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
-                score[e] = out[0][e - first] + a.bias[e];
+            for (int r = 0; r < count; ++r)
+                for (int e = first; e < std::min(first + kPanelRows, a.experts); ++e)
+                    score[r][e] = out[r][e - first] + a.bias[e];
         }
-        choose_experts(score, a.experts, a.top_k, a.expert + t * a.top_k, a.weight + t * a.top_k);
+        for (int r = 0; r < count; ++r) {
+            const int64_t t = first_token + r;
+            choose_experts(score[r], a.experts, a.top_k, a.expert + t * a.top_k,
+                           a.weight + t * a.top_k);
+        }
     });
 }
 
-void CpuBackend::read_activations(const void* own, int rows, int columns, float* out) {
-    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+const Tiles* CpuBackend::expert_tiles(Form form, int tokens, int top_k, int experts) const {
+    return tiles(form, WeightFormat::kMxfp4, tokens * top_k >= kTiledPairs * experts);
+}
+
+void CpuBackend::read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
+                                  float* out) {
+    if (const Tiles* tiles = expert_tiles(args.form, args.tokens, args.top_k, args.experts)) {
+        for (int r = 0; r < rows; ++r, out += columns) {
+            const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
+            const TileRow row = plain_row(bytes, columns);
+            for (int i = 0; i < columns; ++i) {
+                const std::byte* value = row.values + size_t(i) * 2;
+                out[i / 8 * 8 + kMxfp4Order[i % 8]] =
+                    tiles->scaled
+                        ? row.scales[i / kTileColumns] * *reinterpret_cast<const int16_t*>(value)
+                        : to_float(*reinterpret_cast<const bf16*>(value));
+            }
+        }
+        return;
+    }
+    const bool blocks = activation_form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     for (int r = 0; r < rows; ++r) {
         const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
         const BlockRow row = block_row(bytes, columns);
@@ -91,7 +130,9 @@ void CpuBackend::for_each_expert(const int* expert, int pairs, int experts, int 
 }
 
 void CpuBackend::moe_up(const MoeUpArgs& a) {
-    const bool blocks = form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
+    if (const Tiles* tiles = expert_tiles(a.form, a.tokens, a.top_k, a.experts))
+        return moe_up_tiled(a, *tiles);
+    const bool blocks = activation_form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     const Product product = this->product(WeightFormat::kMxfp4);
     // A task makes 32 outputs, one block: two pairs of a gate and an up panel.
     for_each_expert(
@@ -121,7 +162,7 @@ void CpuBackend::moe_up(const MoeUpArgs& a) {
         });
 }
 
-void CpuBackend::moe_down(const MoeDownArgs& a) {
+void CpuBackend::down_products(const MoeDownArgs& a) {
     const Product product = this->product(WeightFormat::kMxfp4);
     const int panels = panel_count(a.hidden);
     for_each_expert(
@@ -142,6 +183,13 @@ void CpuBackend::moe_down(const MoeDownArgs& a) {
                             out[r][i] + bias[i];
             }
         });
+}
+
+void CpuBackend::moe_down(const MoeDownArgs& a) {
+    if (const Tiles* tiles = expert_tiles(a.form, a.tokens, a.top_k, a.experts))
+        moe_down_tiled(a, *tiles);
+    else
+        down_products(a);
     // Slot by slot, best expert first: the order does not follow the sorting.
     pool_.run(a.tokens, [&](int64_t t, int) {
         for (int i = 0; i < a.hidden; ++i) {

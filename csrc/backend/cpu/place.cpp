@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
-#include "backend/cpu/pack.h"
 #include "backend/cpu/placed_layout.h"
 
 namespace gptoss::cpu {
@@ -29,28 +28,35 @@ template <class Pack>
 void expert_panels(const Matrix& m, const std::byte* data, size_t row_bytes, bool gate_up,
                    Pack pack) {
     for (int p = 0; p < panel_count(m.rows); ++p) {
-        PanelRows<uint8_t> lanes;
+        PanelRows lanes;
         for (int lane = 0; lane < kPanelRows; ++lane) {
             const int row = gate_up ? moe_up_row(p, lane) : p * kPanelRows + lane;
-            lanes.row[lane] = reinterpret_cast<const uint8_t*>(data) + row * row_bytes;
+            lanes.row[lane] = data + row * row_bytes;
         }
         pack(p, lanes);
     }
 }
 
-void pack_blocks(const Matrix& m, int expert, const std::byte* data, bool gate_up) {
-    auto* out = const_cast<std::byte*>(m.data) + expert * m.data_stride;
-    expert_panels(m, data, m.columns / 2, gate_up, [&](int p, const auto& lanes) {
-        pack_mxfp4(lanes, m.columns, out + p * mxfp4_panel_bytes(m.columns));
-    });
+// Rows of columns / 32 scale bytes. False if one is 255, which means NaN.
+bool pack_scale_panel(const PanelRows& rows, int blocks, std::byte* scales) {
+    bool valid = true;
+    for (int b = 0; b < blocks; ++b) {
+        for (int r = 0; r < kPanelRows; ++r) {
+            const std::byte scale = static_cast<const std::byte*>(rows.row[r])[b];
+            valid &= scale != std::byte{255};
+            scales[kPanelRows * b + r] = scale;
+        }
+    }
+    return valid;
 }
 
 // False if a scale is NaN.
 bool pack_scales(const Matrix& m, int expert, const std::byte* data, bool gate_up) {
     auto* out = const_cast<std::byte*>(m.scales) + expert * m.scale_stride;
     bool valid = true;
-    expert_panels(m, data, m.columns / kBlock, gate_up, [&](int p, const auto& lanes) {
-        valid &= pack_e8m0(lanes, m.columns, out + p * mxfp4_scale_bytes(m.columns));
+    expert_panels(m, data, m.columns / kBlock, gate_up, [&](int panel, const PanelRows& rows) {
+        valid &=
+            pack_scale_panel(rows, m.columns / kBlock, out + panel * mxfp4_scale_bytes(m.columns));
     });
     return valid;
 }
@@ -67,8 +73,8 @@ Job whole(const TensorSpec& tensor, Use use) { return {{&tensor, 0, tensor.bytes
 // Lists what is to be read and what to make of it. The tensors must outlive the list.
 class Loader {
   public:
-    Loader(const ModelConfig& config, const TensorSource& source)
-        : config_(config), source_(source) {}
+    Loader(const ModelConfig& config, const TensorSource& source, const Kernels& kernels)
+        : config_(config), source_(source), kernels_(kernels) {}
 
     std::vector<Job> jobs;
 
@@ -124,8 +130,16 @@ class Loader {
         const uint64_t block_bytes = tensors.blocks.bytes() / config_.experts;
         const uint64_t scale_bytes = tensors.scales.bytes() / config_.experts;
         for (int e = 0; e < config_.experts; ++e) {
-            jobs.push_back({{&tensors.blocks, e * block_bytes, block_bytes},
-                            [=](const std::byte* data) { pack_blocks(m, e, data, gate_up); }});
+            jobs.push_back(
+                {{&tensors.blocks, e * block_bytes, block_bytes}, [=, this](const std::byte* data) {
+                     auto* out = const_cast<std::byte*>(m.data) + e * m.data_stride;
+                     const int columns = m.columns;
+                     expert_panels(m, data, columns / 2, gate_up,
+                                   [&](int panel, const PanelRows& rows) {
+                                       kernels_.pack_mxfp4(
+                                           rows, columns, out + panel * mxfp4_panel_bytes(columns));
+                                   });
+                 }});
             jobs.push_back({{&tensors.scales, e * scale_bytes, scale_bytes},
                             [=, this, &tensors](const std::byte* data) {
                                 if (!pack_scales(m, e, data, gate_up)) refuse(tensors.scales, e);
@@ -152,23 +166,22 @@ class Loader {
             {{&tensor, first_row * row_bytes, size}, [=, this, &tensor](const std::byte* data) {
                  SquaredError squared;
                  for (int p = begin; p < end; ++p) {
-                     PanelRows<bf16> lanes;
+                     PanelRows lanes;
                      for (int lane = 0; lane < kPanelRows; ++lane) {
                          const int row = p * kPanelRows + lane;
-                         lanes.row[lane] = row < rows ? reinterpret_cast<const bf16*>(data) +
-                                                            size_t(row - first_row) * columns
-                                                      : nullptr;
+                         lanes.row[lane] =
+                             row < rows ? data + (row - first_row) * row_bytes : nullptr;
                      }
                      const size_t panel = first_panel + p;
                      auto* out =
                          const_cast<std::byte*>(m.data) + panel * panel_bytes(m.format, columns);
                      if (m.format == WeightFormat::kBf16) {
-                         pack_bf16(lanes, columns, out);
+                         kernels_.pack_bf16(lanes, columns, out);
                      } else {
-                         pack_int8(lanes, columns, out,
-                                   const_cast<std::byte*>(m.scales) +
-                                       panel * panel_scale_bytes(m.format, columns),
-                                   squared);
+                         kernels_.pack_int8(lanes, columns, out,
+                                            const_cast<std::byte*>(m.scales) +
+                                                panel * panel_scale_bytes(m.format, columns),
+                                            squared);
                      }
                  }
                  if (m.format == WeightFormat::kInt8) add_error(tensor.name, squared);
@@ -189,6 +202,7 @@ class Loader {
 
     const ModelConfig& config_;
     const TensorSource& source_;
+    const Kernels& kernels_;
     std::mutex error_mutex_;
     std::map<std::string, SquaredError> errors_;
 };
@@ -206,7 +220,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, matrix_bytes, carver, *model);
 
-    Loader loader(config, source);
+    Loader loader(config, source, kernels_);
     loader.embedding(tensors.embedding, model->embedding);
     loader.vector(tensors.final_norm, model->final_norm);
     for (int n = 0; n < config.layers; ++n) {
@@ -241,7 +255,7 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     for (int i = 0; i < pool_.threads(); ++i) pieces.emplace_back(largest, "a piece of a file");
     const auto count = static_cast<int64_t>(loader.jobs.size());
     std::atomic<uint64_t> done{0};
-    pool_.run(count, [&](int64_t index, int thread) {
+    pool_.run_in_order(count, [&](int64_t index, int thread) {
         const Job& job = loader.jobs[index];
         if (index + kReadAhead < count) source.expect(loader.jobs[index + kReadAhead].range);
         source.read(job.range, done < kept, pieces[thread].data());

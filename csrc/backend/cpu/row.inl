@@ -1,21 +1,6 @@
 // Work on one activation row: norm, quantisation, SwiGLU, and sums over the vocabulary. Included
 // once for each instruction set, inside its namespace, after its vec_*.h.
 
-// e**x by Cody and Waite reduction and a polynomial of degree 6; relative error under 2e-7.
-inline F32x16 exp(F32x16 x) {
-    // Below this the result is no normal number: zero.
-    const F32x16 smallest = splat(-87.3f);
-    // With x second, a NaN stays one.
-    const F32x16 clamped = min(splat(88.0f), max(smallest, x));
-    const I32x16 n = round(clamped * splat(1.44269504f));
-    const F32x16 m = to_float(n);
-    const F32x16 r = fma(m, splat(2.12194440e-4f), fma(m, splat(-0.693359375f), clamped));
-    F32x16 p = splat(1.0f / 720);
-    constexpr float kCoefficients[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-    for (float c : kCoefficients) p = fma(p, r, splat(c));
-    return where_less(x, smallest, splat(0), p * power_of_two(n));
-}
-
 void rms_norm(const float* x, const float* gain, int n, float eps, float* out) {
     F32x16 squares[2] = {splat(0), splat(0)};
     for (int i = 0; i < n; i += 32) {
@@ -32,23 +17,32 @@ void rms_norm(const float* x, const float* gain, int n, float eps, float* out) {
 // The high byte's 256 steps leave room for a low byte of either sign.
 constexpr float kLargest = 127 * 256;
 
+// 32 values in steps; returns the size of a step.
+inline float to_steps(const float* x, I32x16* out) {
+    F32x16 v[2] = {load(x), load(x + 16)};
+    const float largest = max(max(abs(v[0]), abs(v[1])));
+    // Zero for finite values; a value that is not finite must not become one.
+    const float poison = sum((v[0] - v[0]) + (v[1] - v[1]));
+    if (poison != 0) v[0] = v[1] = splat(0);
+    const F32x16 steps = splat(poison == 0 && largest > 1e-30f ? kLargest / largest : 0.0f);
+    for (int half = 0; half < 2; ++half) {
+        const I32x16 q = round(v[half] * steps);
+        // A low byte of -128 has no positive twin for vpsignb: one step up.
+        const I32x16 low = low_byte(q + splat_int(128));
+        out[half] = q + increment_where(low, splat_int(0)) - low;
+    }
+    return largest / kLargest + poison;
+}
+
 void quantize(const float* x, int n, const BlockRow& row, int first_block) {
     for (int b = 0; b < n / kBlock; ++b) {
-        F32x16 v[2] = {load(x + kBlock * b), load(x + kBlock * b + 16)};
-        const float largest = max(max(abs(v[0]), abs(v[1])));
-        // Zero for finite values; a value that is not finite must not become one.
-        const float poison = sum((v[0] - v[0]) + (v[1] - v[1]));
-        if (poison != 0) v[0] = v[1] = splat(0);
-        const F32x16 steps = splat(poison == 0 && largest > 1e-30f ? kLargest / largest : 0.0f);
         const int block = first_block + b;
-        row.scale[block] = largest / kLargest + poison;
+        I32x16 q[2];
+        row.scale[block] = to_steps(x + kBlock * b, q);
         I32x16 hi_sum = splat_int(0), lo_sum = splat_int(0);
         for (int half = 0; half < 2; ++half) {
-            I32x16 q = round(v[half] * steps);
-            I32x16 hi = shift_right_signed(q + splat_int(128), 8);
-            I32x16 lo = q - shift_left(hi, 8);
-            // -128 has no positive twin for vpsignb: one step up.
-            lo = increment_where(lo, splat_int(-128));
+            const I32x16 hi = shift_right_signed(q[half] + splat_int(128), 8);
+            const I32x16 lo = q[half] - shift_left(hi, 8);
             store_int8(row.hi + kBlock * block + 16 * half, hi);
             store_int8(row.lo + kBlock * block + 16 * half, lo);
             hi_sum = hi_sum + hi;

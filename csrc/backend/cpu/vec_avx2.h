@@ -8,6 +8,7 @@ namespace gptoss::cpu::avx2 {
 constexpr Isa kIsa = Isa::kAvx2;
 constexpr int kMaxRows = 2;    // activation rows a product takes at once: accumulators fit
 constexpr int kHeadGroup = 4;  // query heads that share a read of keys and values
+constexpr int kTilesAtOnce = 1;
 
 struct F32x16 {
     __m256 a, b;
@@ -94,6 +95,33 @@ inline I32x16 operator+(I32x16 x, I32x16 y) {
 }
 inline I32x16 operator-(I32x16 x, I32x16 y) {
     return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+inline I32x16 operator|(I32x16 x, I32x16 y) {
+    return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+}
+inline I32x16 operator&(I32x16 x, I32x16 y) {
+    return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+inline I32x16 bits(F32x16 x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline F32x16 from_bits(I32x16 x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+inline void store_int(void* p, I32x16 x) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, x.b);
+}
+// The upper 16 bits of each lane.
+inline void store_high_halves(void* p, I32x16 x) {
+    uint32_t lane[16];
+    store_int(lane, x);
+    auto* half = static_cast<uint16_t*>(p);
+    for (int i = 0; i < 16; ++i) half[i] = static_cast<uint16_t>(lane[i] >> 16);
+}
+// out[16 i + r] = lane i of line r
+inline void transpose(const I32x16* line, uint32_t* out) {
+    uint32_t lane[16];
+    for (int r = 0; r < 16; ++r) {
+        store_int(lane, line[r]);
+        for (int i = 0; i < 16; ++i) out[16 * i + r] = lane[i];
+    }
 }
 inline I32x16 shift_left(I32x16 x, int n) {
     return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};

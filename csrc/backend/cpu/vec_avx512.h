@@ -1,13 +1,15 @@
-// Sixteen lanes in AVX-512 registers. Included by kernels_avx512.cpp alone.
+// Sixteen lanes in AVX-512 registers. Included by the translation units of sets that have them,
+// each in a namespace of its own: GPTOSS_VEC_NAMESPACE.
 #pragma once
 
 #include <immintrin.h>
 
-namespace gptoss::cpu::avx512 {
+namespace gptoss::cpu::GPTOSS_VEC_NAMESPACE {
 
 constexpr Isa kIsa = Isa::kAvx512;
-constexpr int kMaxRows = 8;    // activation rows a product takes at once: accumulators fit
-constexpr int kHeadGroup = 8;  // query heads that share a read of keys and values
+constexpr int kMaxRows = 8;      // activation rows a product takes at once: accumulators fit
+constexpr int kHeadGroup = 8;    // query heads that share a read of keys and values
+constexpr int kTilesAtOnce = 2;  // tiles of keys that share a read of queries
 
 struct F32x16 {
     __m512 v;
@@ -53,6 +55,45 @@ inline I32x16 splat_int(int x) { return {_mm512_set1_epi32(x)}; }
 inline I32x16 load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I32x16 operator|(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline I32x16 operator&(I32x16 a, I32x16 b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline I32x16 bits(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
+inline F32x16 from_bits(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
+inline void store_int(void* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
+// The upper 16 bits of each lane.
+inline void store_high_halves(void* p, I32x16 a) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)));
+}
+// out[16 i + r] = lane i of line r
+inline void transpose(const I32x16* line, uint32_t* out) {
+    __m512i a[16], b[16];
+    // Pairs of lines, then fours, within each 128-bit quarter; then the quarters.
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(line[i].v, line[i + 1].v);
+        a[i + 1] = _mm512_unpackhi_epi32(line[i].v, line[i + 1].v);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const __m512i even_low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
+        const __m512i even_high = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
+        const __m512i odd_high = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xdd);
+        const auto put = [&](int word, __m512i v) { _mm512_storeu_si512(out + 16 * word, v); };
+        put(i, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+        put(8 + i, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+        put(4 + i, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+        put(12 + i, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+    }
+}
 inline I32x16 shift_left(I32x16 a, int n) { return {_mm512_slli_epi32(a.v, n)}; }
 inline I32x16 shift_right(I32x16 a, int n) { return {_mm512_srli_epi32(a.v, n)}; }
 inline I32x16 shift_right_signed(I32x16 a, int n) { return {_mm512_srai_epi32(a.v, n)}; }
@@ -142,4 +183,4 @@ inline uint64_t read_256(const std::byte* p) {
     return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_or_si512(a, b))));
 }
 
-}  // namespace gptoss::cpu::avx512
+}  // namespace gptoss::cpu::GPTOSS_VEC_NAMESPACE

@@ -12,6 +12,7 @@ namespace gptoss::cpu::scalar {
 constexpr Isa kIsa = Isa::kScalar;
 constexpr int kMaxRows = 4;
 constexpr int kHeadGroup = 4;
+constexpr int kTilesAtOnce = 1;
 
 struct F32x16 {
     float v[16];
@@ -111,6 +112,33 @@ inline I32x16 operator+(const I32x16& a, const I32x16& b) {
 inline I32x16 operator-(const I32x16& a, const I32x16& b) {
     return lanes<I32x16>([&](int i) { return a.v[i] - b.v[i]; });
 }
+inline I32x16 operator|(const I32x16& a, const I32x16& b) {
+    return lanes<I32x16>([&](int i) { return a.v[i] | b.v[i]; });
+}
+inline I32x16 operator&(const I32x16& a, const I32x16& b) {
+    return lanes<I32x16>([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline I32x16 bits(const F32x16& a) {
+    I32x16 out;
+    std::memcpy(out.v, a.v, sizeof out.v);
+    return out;
+}
+inline F32x16 from_bits(const I32x16& bits) {
+    F32x16 out;
+    std::memcpy(out.v, bits.v, sizeof out.v);
+    return out;
+}
+inline void store_int(void* p, const I32x16& a) { std::memcpy(p, a.v, sizeof a.v); }
+// The upper 16 bits of each lane.
+inline void store_high_halves(void* p, const I32x16& a) {
+    auto* half = static_cast<uint16_t*>(p);
+    for (int i = 0; i < 16; ++i) half[i] = static_cast<uint16_t>(uint32_t(a.v[i]) >> 16);
+}
+// out[16 i + r] = lane i of line r
+inline void transpose(const I32x16* line, uint32_t* out) {
+    for (int r = 0; r < 16; ++r)
+        for (int i = 0; i < 16; ++i) out[16 * i + r] = static_cast<uint32_t>(line[r].v[i]);
+}
 inline I32x16 shift_left(const I32x16& a, int n) {
     return lanes<I32x16>(
         [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << n); });
@@ -138,11 +166,6 @@ inline void store_int8(int8_t* p, const I32x16& a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
 
-inline F32x16 from_bits(const I32x16& bits) {
-    F32x16 out;
-    std::memcpy(out.v, bits.v, sizeof out.v);
-    return out;
-}
 inline F32x16 load_bf16(const void* p) {
     uint16_t half[16];
     std::memcpy(half, p, sizeof half);

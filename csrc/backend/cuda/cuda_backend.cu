@@ -72,7 +72,15 @@ void CudaBackend::release() {
 }
 
 BackendTraits CudaBackend::traits() const {
-    return {kPrefillRows, kDecodeRows, true, false, 1, 2 * term_count(precision_)};
+    BackendTraits out;
+    out.prefill_rows = kPrefillRows;
+    out.decode_rows = kDecodeRows;
+    out.asynchronous = true;
+    out.host_memory = false;
+    out.key_tile = 1;
+    out.activation_bytes = 2 * term_count(precision_);
+    out.forms_agree = false;
+    return out;
 }
 
 Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
@@ -245,7 +253,8 @@ double CudaBackend::time(int calls, const std::function<void(int)>& work) {
     return seconds[kReplays / 2];
 }
 
-void CudaBackend::read_activations(const void* own, int rows, int columns, float* out) {
+void CudaBackend::read_activations(const void* own, const MoeUpArgs&, int rows, int columns,
+                                   float* out) {
     const size_t bytes = size_t(rows) * columns * sizeof(float);
     const StageMemory floats = allocate(bytes, "reading activations");
     read_rows(device_, static_cast<const std::byte*>(own), rows, columns, term_count(precision_),

@@ -38,7 +38,8 @@ class CudaBackend final : public Backend {
     const std::byte* fetched(int slot) override;
     void repeat(int key, const std::function<void()>& stages) override;
     double time(int calls, const std::function<void(int)>& work) override;
-    void read_activations(const void* own, int rows, int columns, float* out) override;
+    void read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
+                          float* out) override;
     double read_rate(const std::byte* data, size_t bytes) override;
     double copy_rate(size_t bytes) override;
     Precision precision() const override { return precision_; }

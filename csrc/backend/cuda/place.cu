@@ -264,7 +264,7 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
     uint64_t total = 0;
     for (const Job& job : loader.jobs) total += job.range.size;
     std::atomic<uint64_t> done{0};
-    pool.run(count, [&](int64_t index, int thread) {
+    pool.run_in_order(count, [&](int64_t index, int thread) {
         check(cudaSetDevice(device_.index), "choosing the device");
         Lane& lane = *lanes[thread];
         const Job& job = loader.jobs[index];

@@ -1,0 +1,94 @@
+// Matrix times activation rows in tiles (tiles.h), split into strips over the threads.
+#pragma once
+
+#include <algorithm>
+
+#include "backend/cpu/tiles.h"
+#include "backend/stages.h"
+#include "base/thread_pool.h"
+
+namespace gptoss::cpu {
+
+struct TileScratch {
+    std::byte* x = nullptr;         // rows of a step, or of its pairs by expert, in tiles
+    float* out = nullptr;           // [threads][16 kMostRowTiles][32]
+    std::byte* unpacked = nullptr;  // [threads][kUnpackedBytes]
+};
+
+constexpr int kTaskStrips = 15;
+
+// Row `row` of tiles of `columns` columns.
+inline TileRow tile_row(const Tiles& kernels, std::byte* tiles, int row, int columns) {
+    const size_t bytes = kernels.tile_bytes();
+    std::byte* tile = tiles + row / kTileRows * size_t(columns / kTileColumns) * bytes;
+    const int within = row % kTileRows;
+    return {tile + within * 64, bytes, reinterpret_cast<float*>(tile + kTileBytes) + within, bytes};
+}
+
+// One row by itself, in the 4 * columns bytes of the same row in float32.
+inline TileRow plain_row(const void* row, int columns) {
+    auto* values = static_cast<std::byte*>(const_cast<void*>(row));
+    return {values, 64, reinterpret_cast<float*>(values + 2 * columns), sizeof(float)};
+}
+
+inline int pieces(int count, int most) { return (count + most - 1) / most; }
+
+// Where the matrix has an odd number of panels, the last strip has its last panel twice.
+inline WeightStrip strip_of(const Matrix& m, int expert, int strip) {
+    const int panels = panel_count(m.rows);
+    WeightStrip out;
+    for (int i = 0; i < 2; ++i) {
+        const size_t panel = std::min(2 * strip + i, panels - 1);
+        out.data[i] = m.data + expert * m.data_stride + m.data_stride / panels * panel;
+        out.scales[i] = m.scales
+                            ? m.scales + expert * m.scale_stride + m.scale_stride / panels * panel
+                            : nullptr;
+    }
+    return out;
+}
+
+// Calls use(strip, out [rows][32]) for strips [begin, end) of an expert's matrix.
+template <class Use>
+void multiply_strips(const Tiles& kernels, const TileScratch& scratch, const Matrix& m, int expert,
+                     const std::byte* x, int rows, int begin, int end, int thread, Use use) {
+    TileProduct p;
+    p.format = m.format;
+    p.x = x;
+    p.columns = m.columns;
+    p.rows = rows;
+    p.out = scratch.out + thread * size_t{kMostRowTiles * kTileRows * kStripRows};
+    p.unpacked = scratch.unpacked + thread * kUnpackedBytes;
+    p.ready = -1;
+    p.next = strip_of(m, expert, begin);
+    kernels.begin();
+    for (int strip = begin; strip < end; ++strip) {
+        p.strip = p.next;
+        p.next = strip + 1 < end ? strip_of(m, expert, strip + 1) : WeightStrip{};
+        kernels.product(p);
+        use(strip, p.out);
+    }
+    kernels.end();
+}
+
+// Calls use(row, first_output, outputs, values) for each of the rows in scratch.x and each strip.
+template <class Use>
+void multiply_tiled(ThreadPool& pool, const Tiles& kernels, const TileScratch& scratch,
+                    const Matrix& m, int rows, Use use) {
+    const int all = row_tiles(rows), passes = pieces(all, kMostRowTiles);
+    const int most = pieces(all, passes), strips = pieces(m.rows, kStripRows);
+    const int groups = pieces(strips, std::clamp(strips / (8 * pool.threads()), 1, kTaskStrips));
+    pool.run(int64_t(passes) * groups, [&](int64_t task, int thread) {
+        const int first = static_cast<int>(task / groups) * most * kTileRows;
+        const int end = std::min(rows, first + most * kTileRows);
+        const int group = static_cast<int>(task % groups);
+        const std::byte* x = tile_row(kernels, scratch.x, first, m.columns).values;
+        multiply_strips(kernels, scratch, m, 0, x, end - first, group * strips / groups,
+                        (group + 1) * strips / groups, thread, [&](int strip, const float* out) {
+                            const int output = strip * kStripRows;
+                            for (int r = first; r < end; ++r, out += kStripRows)
+                                use(r, output, std::min(kStripRows, m.rows - output), out);
+                        });
+    });
+}
+
+}  // namespace gptoss::cpu
