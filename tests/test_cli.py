@@ -235,6 +235,14 @@ def test_a_single_token_has_no_rate():
     assert re.fullmatch(r"1 token \(length\), first after \d+\.\d\d s", summary)
 
 
+def test_rounding_to_int8_says_what_was_lost_at_worst():
+    done = run(*QUESTION, "--device", "cpu", "--dense", "int8")
+    assert done.returncode == 0
+    line = done.stderr.splitlines()[1]
+    rounded = r"dense weights rounded to int8: at most 0\.\d\d% lost \(.+\.weight\)"
+    assert re.fullmatch(rounded, line)
+
+
 def test_info_names_the_kernel_of_every_stage():
     found = answer_json("info")
     assert found == {"version": gn.__version__} | gn.info()

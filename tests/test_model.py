@@ -86,18 +86,20 @@ def test_fast_logits_are_closer_than_bfloat16_past_position_4096(golden_checkpoi
 def test_int8_reports_what_each_tensor_lost(golden_checkpoint, name, precision, instruction_set):
     golden, path = golden_checkpoint(name)
     with gn.Model.load(path, dense="int8", precision=precision) as model:
-        errors = model.info()["dense_errors"]
+        errors, worst = (model.info()[key] for key in ("dense_errors", "worst_dense_error"))
         got = logits_of(model, golden.tokens)[golden.rows]
     layers = json.loads((path / "config.json").read_text())["num_hidden_layers"]
     names = {f"model.layers.{n}.self_attn.{p}_proj.weight" for n in range(layers) for p in "qkvo"}
     assert errors.keys() == names | {"lm_head.weight"}
     assert all(0 < error < INT8_WEIGHT_ERROR for error in errors.values())
+    assert worst == max(errors.values())
     assert relative_l2(got, golden.logits) < INT8_LOGITS_ERROR
 
 
 def test_bfloat16_weights_lose_nothing(golden_checkpoint):
     with gn.Model.load(golden_checkpoint("tiny-1")[1]) as model:
         assert model.info()["dense_errors"] == {}
+        assert model.info()["worst_dense_error"] == 0
 
 
 def test_the_forced_instruction_set_is_the_one_reported(instruction_set):

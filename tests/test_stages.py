@@ -256,6 +256,34 @@ def test_a_prompt_cut_anywhere_is_attended_to_the_same_bits(checkpoint, instruct
             assert np.array_equal(np.concatenate(parts), whole)
 
 
+@pytest.mark.parametrize("dense", ["bf16", "int8"])
+@pytest.mark.parametrize("decode", [False, True])
+def test_many_rows_get_the_bits_that_each_gets_alone(
+    checkpoint, instruction_set, precision, dense, decode
+):
+    """Many rows are multiplied by weights unpacked apart, few by what is unpacked as it is read."""
+    bench = Bench(checkpoint, precision, "cpu", decode=decode, dense=dense)
+    tokens = 40
+    x = bench.random(tokens, bench.hidden)
+    mixed = bench.random(tokens, bench.heads * bench.head_dim)
+
+    def computed(rows):
+        part = x[rows]
+        experts = bench.stages.experts(1, part)
+        return [
+            bench.stages.qkv(0, part, at(range(tokens)[rows])),
+            bench.stages.attn_out(0, mixed[rows], part),
+            *(experts[name] for name in ("expert", "weight", "h", "act", "x")),
+            bench.stages.logits(part, list(range(len(part)))),
+        ]
+
+    together = computed(slice(0, tokens))
+    for first, count in ((0, 1), (7, 1), (39, 1), (3, 2), (10, 9), (20, 20)):
+        rows = slice(first, first + count)
+        for alone, many in zip(computed(rows), together, strict=True):
+            assert np.array_equal(alone, many[rows])
+
+
 def test_the_decode_form_beside_amx_is_that_of_avx512(checkpoint, take_instruction_set):
     got = {}
     for name in ("amx", "avx512"):

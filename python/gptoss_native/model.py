@@ -45,7 +45,8 @@ class Model(Closing):
         """Load a published checkpoint, in Hugging Face's or OpenAI's own form.
 
         device: "auto" or "cpu". dense: "bf16" as published, or "int8", which requantises
-        attention and unembedding in blocks of 32 (`info()["dense_errors"]` says what it lost).
+        attention and unembedding in blocks of 32 (`info()` says what it lost: `"dense_errors"` by
+        tensor, `"worst_dense_error"`).
         precision: "fast", or "exact" with float32 activations and cache. threads: all that the
         process may use, or so many. deterministic: a text's numbers are the same bits whether it
         was generated or fed as a prompt, for slower prompts. progress is called with (bytes done,
@@ -147,8 +148,14 @@ class Model(Closing):
         return Session(self._core.session(max_context), self.stop_ids)
 
     def info(self) -> dict[str, Any]:
-        """Sizes, bytes, the kernel of each stage, and what requantising lost by tensor."""
-        return self._core.info()
+        """Sizes, bytes, the kernel of each stage, and what requantising lost.
+
+        `"dense_errors"` is by tensor: root of (squared error / squared weight);
+        `"worst_dense_error"` is the largest of them, 0 where nothing was requantised.
+        """
+        info = self._core.info()
+        info["worst_dense_error"] = max(info["dense_errors"].values(), default=0.0)
+        return info
 
     def read_rate(self) -> float:
         """Measure the bytes a second the device reads from the weights without arithmetic."""

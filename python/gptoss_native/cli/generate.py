@@ -56,6 +56,10 @@ def generate(args: argparse.Namespace) -> None:
         )
         if args.checkpoint is None:
             say("no checkpoint named: using the small bundled model")
+        if args.dense == "int8":
+            errors = model.info()["dense_errors"]
+            worst = max(errors, key=errors.__getitem__)
+            say(f"dense weights rounded to int8: at most {errors[worst]:.2%} lost ({worst})")
         tokens, text = _follow(stream, tokenizer, show=not args.json)
         stats = stream.stats
         speed = _measure(model, stats, len(prompt))
