@@ -87,7 +87,9 @@ struct Kernels {
     void (*attention_f16)(const AttentionUnit& unit);
     void (*attention_float)(const AttentionUnit& unit);
     float (*max)(const float* x, int n);
-    double (*sum_exp)(const float* x, int n, float max);  // of exp(x - max)
+    // exp(scale * (x - max)): their sum, NaN where an x is not finite; or all of them.
+    double (*sum_exp)(const float* x, int n, float max, float scale);
+    void (*exp_all)(const float* x, int n, float max, float scale, float* out);
     // Rows of bf16; of bf16, rounded in blocks of 32 to q * scale, |q| <= 127, adding to `squared`;
     // of columns / 32 published MXFP4 blocks of 16 bytes.
     void (*pack_bf16)(const PanelRows& rows, int columns, std::byte* panel);

@@ -30,6 +30,7 @@ const Kernels kKernels = {
     attention<float>,
     max,
     sum_exp,
+    exp_all,
     pack_bf16,
     pack_int8,
     pack_mxfp4,

@@ -75,12 +75,12 @@ float max(const float* x, int n) {
     return largest;
 }
 
-double sum_exp(const float* x, int n, float max) {
+double sum_exp(const float* x, int n, float max, float scale) {
     double total = 0;
     // The second term is zero, or NaN where x is infinite or NaN.
     const auto weights = [&](const float* p) {
-        const F32x16 below = load(p) - splat(max);
-        return exp(below) + (below - below);
+        const F32x16 logit = load(p);
+        return exp(splat(scale) * (logit - splat(max))) + (logit - logit);
     };
     int i = 0;
     for (; i + 16 <= n; i += 16) total += sum(weights(x + i));
@@ -89,6 +89,16 @@ double sum_exp(const float* x, int n, float max) {
     store(last, weights(last));
     for (int j = 0; i + j < n; ++j) total += last[j];
     return total;
+}
+
+void exp_all(const float* x, int n, float max, float scale, float* out) {
+    const auto weights = [&](const float* p) { return exp(splat(scale) * (load(p) - splat(max))); };
+    int i = 0;
+    for (; i + 16 <= n; i += 16) store(out + i, weights(x + i));
+    float last[16] = {};
+    for (int j = 0; i + j < n; ++j) last[j] = x[i + j];
+    store(last, weights(last));
+    for (int j = 0; i + j < n; ++j) out[i + j] = last[j];
 }
 
 uint64_t read(const std::byte* data, size_t bytes) {

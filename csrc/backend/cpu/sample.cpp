@@ -75,15 +75,18 @@ void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
     }
 }
 
-std::vector<Candidate> find_candidates(const std::vector<double>& logits,
+// Below e**-50 of the best, all tokens together stay under the generator's grid of 2**-53.
+constexpr double kNegligible = -50;
+
+// Those that may be drawn, by rising id. Logits under `least` are known to be none.
+template <class Logit>
+std::vector<Candidate> find_candidates(const Logit* logits, int vocab, double least,
                                        const SamplingParameters& p) {
-    const double max = *std::max_element(logits.begin(), logits.end());
-    // Below e**-50 of the best, all tokens together stay under the generator's grid of 2**-53.
-    constexpr double kNegligible = -50;
+    const double max = *std::max_element(logits, logits + vocab);
+    least = std::max(least, max + kNegligible * p.temperature);
     std::vector<Candidate> candidates;
-    for (size_t token = 0; token < logits.size(); ++token)
-        if ((logits[token] - max) / p.temperature >= kNegligible)
-            candidates.push_back({static_cast<int>(token), logits[token], 0});
+    for (int token = 0; token < vocab; ++token)
+        if (logits[token] >= least) candidates.push_back({token, logits[token], 0});
     if (p.top_k > 0) {
         const size_t kept = std::min<size_t>(p.top_k, candidates.size());
         std::partial_sort(candidates.begin(), candidates.begin() + kept, candidates.end(),
@@ -109,16 +112,71 @@ int draw(const std::vector<Candidate>& candidates, double unit) {
     return candidates.back().token;
 }
 
+// Finite, so that it leaves the likeliest token's zero distance zero.
+float inverse(double temperature) { return static_cast<float>(std::min(1 / temperature, 1e30)); }
+
+// A draw from all tokens, by the sums of pieces of the vocabulary: no pass in float64.
+int draw_any(const Kernels& kernels, const Choosing& c, float max) {
+    constexpr int kPiece = 1024;
+    const SamplingParameters& p = c.row.parameters;
+    const float scale = inverse(p.temperature);
+    std::vector<double> sums;
+    double all = 0;
+    for (int first = 0; first < c.vocab; first += kPiece) {
+        const int count = std::min(kPiece, c.vocab - first);
+        all += sums.emplace_back(kernels.sum_exp(c.logits + first, count, max, scale));
+    }
+    double rest = random_unit(p.seed, c.row.position) * all;
+    size_t piece = 0;
+    while (piece + 1 < sums.size() && rest >= sums[piece]) rest -= sums[piece++];
+    float weight[kPiece];
+    const int first = static_cast<int>(piece) * kPiece, count = std::min(kPiece, c.vocab - first);
+    kernels.exp_all(c.logits + first, count, max, scale, weight);
+    // Where roundings leave a rest at the end: the last token there that can be drawn at all.
+    int last = -1;
+    for (int i = 0; i < count; ++i) {
+        if (weight[i] > 0) last = first + i;
+        rest -= weight[i];
+        if (rest < 0) break;
+    }
+    if (last >= 0) return last;
+    return static_cast<int>(std::find(c.logits, c.logits + c.vocab, max) - c.logits);
+}
+
+// A logit under which top_p and min_p leave no token: all tokens of less than an even share of
+// what top_p leaves out hold less than that together.
+double least_logit(const Kernels& kernels, const Choosing& c, float max) {
+    const SamplingParameters& p = c.row.parameters;
+    double weight = p.min_p;
+    if (p.top_p < 1 && p.top_k == 0) {
+        const float scale = inverse(p.temperature);
+        const double all = kernels.sum_exp(c.logits, c.vocab, max, scale);
+        weight = std::max(weight, (1 - p.top_p) * all / c.vocab);
+    }
+    constexpr double kMargin = 0.999;  // for the rounding of float32 weights
+    return max + p.temperature * std::log(kMargin * weight);
+}
+
+int draw_token(const Kernels& kernels, const Choosing& c, float max) {
+    const SamplingParameters& p = c.row.parameters;
+    const double unit = random_unit(p.seed, c.row.position);
+    if (c.row.biases || c.row.seen_tokens) {
+        const std::vector<double> logits = adjusted(c);
+        return draw(find_candidates(logits.data(), c.vocab, -INFINITY, p), unit);
+    }
+    if (p.top_k == 0 && p.top_p == 1 && p.min_p == 0) return draw_any(kernels, c, max);
+    return draw(find_candidates(c.logits, c.vocab, least_logit(kernels, c, max), p), unit);
+}
+
 // Token -1 if the logits are not finite.
 TopLogprob choose(const Kernels& kernels, const Choosing& c, TopLogprob* top) {
     const float raw_max = kernels.max(c.logits, c.vocab);
-    const double log_total = raw_max + std::log(kernels.sum_exp(c.logits, c.vocab, raw_max));
+    const double log_total = raw_max + std::log(kernels.sum_exp(c.logits, c.vocab, raw_max, 1));
     if (!std::isfinite(log_total)) return {-1, 0};
     find_top(c, log_total, top);
     int token;
     if (c.row.parameters.temperature > 0) {
-        token = draw(find_candidates(adjusted(c), c.row.parameters),
-                     random_unit(c.row.parameters.seed, c.row.position));
+        token = draw_token(kernels, c, raw_max);
     } else if (c.row.biases || c.row.seen_tokens) {
         const std::vector<double> logits = adjusted(c);
         token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
