@@ -82,6 +82,8 @@ class Backend {
     // read waits until `to` is filled.
     virtual void write(void* to, const void* from, size_t bytes) = 0;
     virtual void read(void* to, const void* from, size_t bytes) = 0;
+    // Within such memory, in order with the stages.
+    virtual void copy(void* to, const void* from, size_t bytes) = 0;
     // Waits for the stages begun. Throws what went wrong in them.
     virtual void synchronize() = 0;
     // Begins to copy up to kFetchBytes after the stages before, for fetched() to wait for: two

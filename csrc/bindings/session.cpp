@@ -132,6 +132,15 @@ void bind_session(py::module_& m) {
         .def("logits", &logits, py::arg("ids"))
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), release)
+        .def("fork", &Session::fork, release)
+        .def(
+            "rewind",
+            [](Session& self, const py::object& position) {
+                const int64_t kept = to_integer("position", position);
+                ReleaseGil release;
+                self.rewind(kept);
+            },
+            py::arg("position"))
         .def("close", &Session::close, release)
         .def("tokens", &Session::tokens, release)
         .def("position", &Session::position)

@@ -79,6 +79,9 @@ class Model {
     std::vector<Choice> decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
                                bool more, const Interrupt& interrupt);
 
+    // To be called before a cache changes in another way than by forward() and decode().
+    void forget_next() { next_rows_.clear(); }
+
     // The stages one by one, with this model's weights, over the backend's memory; stages.h gives
     // the shapes.
     void embed(const Row* rows, int tokens, float* x);
@@ -119,8 +122,8 @@ class Model {
     StepBuffers buffers_;
     std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
 
-    // The decode step begun ahead, if there is one: as decode() will be asked for it. Whatever else
-    // changes a cache goes through forward(), which forgets it.
+    // The decode step begun ahead, if there is one: as decode() will be asked for it. What else
+    // changes a cache forgets it.
     std::vector<Row> next_rows_;
     std::vector<SampleRequest> next_requests_;
     int slot_ = 0;  // of the outcome of the step begun last

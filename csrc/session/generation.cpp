@@ -100,6 +100,8 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
         throw;
     }
     if (stats_.generated_tokens == 0) {
+        // Chains of thought are dropped later, back to here.
+        if (whole) session_->snapshot();
         std::lock_guard stats_lock(stats_mutex_);
         stats_.cached_tokens = cached;
         stats_.prefilled_tokens = session_->computed_ - cached;

@@ -81,9 +81,9 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
     const int end = computed_ + count, total = static_cast<int>(tokens_.size());
     const bool choose = wanted.request && end == total;
     engine_->step([&](Model& model) {
-        cache_->reserve(model.backend(), end);
+        cache_->reserve(model.backend(), computed_, end);
         const bool more = wanted.more && end < max_context_ && model.traits().asynchronous &&
-                          cache_->try_reserve(model.backend(), end + 1);
+                          cache_->try_reserve(model.backend(), end, end + 1);
         std::vector<Row> rows;
         std::vector<int> which;
         for (int position = computed_; position < end; ++position) {
@@ -115,6 +115,7 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
         if (cancelled && cancelled()) throw Cancel();
     };
     const size_t before = tokens_.size();
+    if (!ids.empty() && computed_ > 0) snapshot();
     tokens_.insert(tokens_.end(), ids.begin(), ids.end());
     forms_.resize(tokens_.size(), prompt_form_);
     try {
@@ -175,6 +176,42 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
     const int room = max_context_ - static_cast<int>(tokens_.size() + prompt.size());
     return std::make_shared<Generation>(shared_from_this(), std::move(prompt), std::move(options),
                                         room, ++generation_);
+}
+
+void Session::snapshot() {
+    engine_->step([&](Model& model) { cache_->snapshot(model.backend(), computed_); });
+}
+
+std::shared_ptr<Session> Session::fork() {
+    const auto lock = mutex_.lock();
+    check_open();
+    auto out = std::make_shared<Session>(engine_, max_context_);
+    out->cache_ = engine_->step([&](Model& model) {
+        model.forget_next();
+        return cache_->fork(model.backend(), computed_);
+    });
+    out->tokens_ = tokens_;
+    out->forms_ = forms_;
+    out->computed_ = computed_;
+    out->position_ = static_cast<int>(tokens_.size());
+    engine_->add(out);
+    return out;
+}
+
+void Session::rewind(int64_t position) {
+    const auto lock = mutex_.lock();
+    check_open();
+    const auto size = static_cast<int64_t>(tokens_.size());
+    if (position < 0 || position > size)
+        throw InvalidArgument(message("position is ", position, ", wanted 0 to ", size));
+    ++generation_;
+    const int kept = static_cast<int>(position);
+    if (kept < computed_)
+        engine_->step([&](Model& model) {
+            model.forget_next();
+            computed_ = cache_->rewind(model.backend(), kept);
+        });
+    set_size(kept);
 }
 
 void Session::close() {

@@ -39,6 +39,10 @@ class Session : public std::enable_shared_from_this<Session> {
     void logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt);
     // Checks everything; the work is done by the generation's next().
     std::shared_ptr<Generation> generate(std::span<const int64_t> ids, GenerateOptions options);
+    // Another session that holds the same, and goes on by itself. What both hold is there once.
+    std::shared_ptr<Session> fork();
+    // Drops the tokens from `position` on. Streams of this session end.
+    void rewind(int64_t position);
     // Frees the cache; from within a step of this thread, when the step ends. Later calls throw
     // InvalidArgument.
     void close();
@@ -73,6 +77,8 @@ class Session : public std::enable_shared_from_this<Session> {
     // Computes `count` rows of one form from computed_ on, in one step.
     void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
     void append(int token, Form form);
+    // Remembers how to come back to what is computed now.
+    void snapshot();
     // Rows from computed_ on that one step takes, and their form.
     std::pair<int, Form> next_rows() const;
 

@@ -148,6 +148,24 @@ class Session(Closing):
         """
         return self._core.logits(_checked("ids", ids))
 
+    def fork(self) -> "Session":
+        """Return another session that holds the same tokens and goes on by itself.
+
+        Nothing is computed again; keys and values of full layers are shared until one of the two
+        writes to them. Raises OutOfMemory, InvalidArgument once closed.
+        """
+        return Session(self._core.fork(), self._stop_ids)
+
+    def rewind(self, position: SupportsIndex) -> None:
+        """Drop the tokens from `position` on, to go on differently from there.
+
+        Keys and values before it are kept. Where the sliding windows have moved too far past it,
+        a few tokens before it (fewer than 128 where a call of `generate`, `prefill` or `logits`
+        ended there) are computed again by the next call, which counts them. Streams of this session
+        end. Raises InvalidArgument if position is not in 0 to `self.position`.
+        """
+        self._core.rewind(position)
+
     @property
     def tokens(self) -> list[int]:
         """All tokens of the conversation, prompt and generated."""

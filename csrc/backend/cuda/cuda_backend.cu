@@ -161,6 +161,12 @@ void CudaBackend::write(void* to, const void* from, size_t bytes) {
     }
 }
 
+void CudaBackend::copy(void* to, const void* from, size_t bytes) {
+    check(cudaSetDevice(device_.index), "choosing the device");
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device_.stream),
+          "copying a cache");
+}
+
 void CudaBackend::read(void* to, const void* from, size_t bytes) {
     check(cudaSetDevice(device_.index), "choosing the device");
     auto* out = static_cast<std::byte*>(to);

@@ -33,6 +33,7 @@ class CudaBackend final : public Backend {
     StageMemory allocate(size_t bytes, const std::string& purpose) override;
     void write(void* to, const void* from, size_t bytes) override;
     void read(void* to, const void* from, size_t bytes) override;
+    void copy(void* to, const void* from, size_t bytes) override;
     void synchronize() override;
     void fetch(int slot, const void* from, size_t bytes) override;
     const std::byte* fetched(int slot) override;
