@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 
@@ -50,6 +51,40 @@ void File::expect(uint64_t offset, uint64_t size) const {
 void File::forget(uint64_t offset, uint64_t size) const {
     posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
                   POSIX_FADV_DONTNEED);
+}
+
+NewFile::NewFile(const std::string& path) : path_(path) {
+    static std::atomic<int> number{0};
+    part_ = message(path, ".part-", getpid(), "-", ++number);
+    descriptor_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail();
+}
+
+NewFile::~NewFile() {
+    if (descriptor_ < 0) return;
+    close(descriptor_);
+    unlink(part_.c_str());
+}
+
+void NewFile::fail() const {
+    throw Error(message(path_, ": cannot be written: ", std::strerror(errno)));
+}
+
+void NewFile::write(const void* data, size_t bytes) {
+    const auto* from = static_cast<const std::byte*>(data);
+    while (bytes > 0) {
+        const ssize_t count = ::write(descriptor_, from, bytes);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) fail();
+        from += count;
+        bytes -= static_cast<size_t>(count);
+    }
+}
+
+void NewFile::finish() {
+    if (fsync(descriptor_) != 0 || rename(part_.c_str(), path_.c_str()) != 0) fail();
+    close(descriptor_);
+    descriptor_ = -1;
 }
 
 }  // namespace gptoss

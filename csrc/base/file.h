@@ -1,4 +1,4 @@
-// A file read in pieces.
+// Files, read in pieces or written whole.
 //
 // Read and not mapped: where a mapped file becomes shorter or its disk fails, touching it kills the
 // process, and this one belongs to somebody else.
@@ -32,6 +32,27 @@ class File {
     std::string path_;
     int descriptor_ = -1;
     uint64_t size_ = 0;
+};
+
+// A file written under another name beside its own, which it gets when it is whole: what was there
+// before stays until then.
+class NewFile {
+  public:
+    // Throws Error if it cannot be made.
+    explicit NewFile(const std::string& path);
+    ~NewFile();  // takes away what is not whole
+    NewFile(const NewFile&) = delete;
+    NewFile& operator=(const NewFile&) = delete;
+
+    // Throw Error, as on a full disk.
+    void write(const void* data, size_t bytes);
+    void finish();
+
+  private:
+    [[noreturn]] void fail() const;
+
+    std::string path_, part_;
+    int descriptor_ = -1;
 };
 
 }  // namespace gptoss

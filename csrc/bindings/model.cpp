@@ -269,6 +269,12 @@ void bind_model(py::module_& m) {
                     "Random weights of the given shape.")
         .def("session", &session, py::arg("max_context") = py::none())
         .def(
+            "load_session",
+            [](const LoadedModel& self, const std::string& path) {
+                return Session::load(self.shared_engine(), path);
+            },
+            py::arg("path"), release)
+        .def(
             "close", [](const LoadedModel& self) { self.engine().close(); }, release)
         .def_property_readonly("closed",
                                [](const LoadedModel& self) { return self.engine().closed(); })

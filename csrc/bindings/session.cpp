@@ -133,6 +133,7 @@ void bind_session(py::module_& m) {
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), release)
         .def("fork", &Session::fork, release)
+        .def("save", &Session::save, py::arg("path"), release)
         .def(
             "rewind",
             [](Session& self, const py::object& position) {

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "model/fingerprint.h"
 #include "model/rope.h"
 
 namespace gptoss {
@@ -112,6 +113,11 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
         moe_up(layer, tokens, form, b.h, b.expert, b.act);
         moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x);
     }
+}
+
+uint64_t Model::fingerprint() {
+    if (!fingerprint_) fingerprint_ = gptoss::fingerprint(*backend_, config_, *weights_);
+    return *fingerprint_;
 }
 
 void Model::forward(std::span<const Row> rows, Form form, const Interrupt& interrupt) {

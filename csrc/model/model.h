@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -79,6 +80,8 @@ class Model {
     std::vector<Choice> decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
                                bool more, const Interrupt& interrupt);
 
+    // What tells this model from others (fingerprint.h).
+    uint64_t fingerprint();
     // To be called before a cache changes in another way than by forward() and decode().
     void forget_next() { next_rows_.clear(); }
 
@@ -114,6 +117,7 @@ class Model {
     BackendTraits traits_;
     std::unique_ptr<PlacedModel> weights_;
     const bool deterministic_;
+    std::optional<uint64_t> fingerprint_;
     const Form prompt_form_;
     KvGeometry kv_;
     float concentration_;

@@ -89,6 +89,43 @@ std::unique_ptr<KvCache> KvCache::fork(Backend& backend, int positions) const {
     return out;
 }
 
+int KvCache::pieces(int positions) const {
+    const int pages = geometry_.page_bytes ? geometry_.pages(positions) : 0;
+    return pages + (positions > 0 && geometry_.ring_bytes ? 1 : 0);
+}
+
+size_t KvCache::piece_bytes(int positions, int piece) const {
+    const bool page = geometry_.page_bytes && piece < geometry_.pages(positions);
+    return page ? geometry_.page_bytes : geometry_.window_bytes;
+}
+
+void KvCache::read_piece(Backend& backend, int positions, int piece, std::byte* out) const {
+    const size_t bytes = piece_bytes(positions, piece);
+    if (geometry_.page_bytes && piece < geometry_.pages(positions)) {
+        backend.read(out, pages_[piece]->data(), bytes);
+        return;
+    }
+    const StageMemory window = backend.allocate(bytes, "saving a session");
+    // A short session's window is not full.
+    const std::vector<std::byte> zeros(bytes);
+    backend.write(window.data(), zeros.data(), bytes);
+    copy_window(backend, positions, window.data(), Direction::kFromRing);
+    backend.read(out, window.data(), bytes);
+}
+
+void KvCache::write_piece(Backend& backend, int positions, int piece, const std::byte* from) {
+    if (piece == 0) reserve(backend, 0, positions);
+    const size_t bytes = piece_bytes(positions, piece);
+    if (geometry_.page_bytes && piece < geometry_.pages(positions)) {
+        backend.write(pages_[piece]->data(), from, bytes);
+        return;
+    }
+    const Snapshot now = {positions, backend.allocate(bytes, "loading a session")};
+    backend.write(now.window.data(), from, bytes);
+    restore(backend, now);
+    backend.synchronize();  // before the packed window goes
+}
+
 void KvCache::snapshot(Backend& backend, int positions) {
     if (!geometry_.ring_bytes || positions == 0) return;
     while (!snapshots_.empty() && snapshots_.back()->positions > positions) snapshots_.pop_back();

@@ -32,6 +32,13 @@ class KvCache {
     // Goes back to having `positions`, or to the most below that it can, which it returns.
     int rewind(Backend& backend, int positions);
 
+    // What `positions` take, as pieces in the host's memory: the pages, then the window before.
+    int pieces(int positions) const;
+    size_t piece_bytes(int positions, int piece) const;
+    void read_piece(Backend& backend, int positions, int piece, std::byte* out) const;
+    // Of all pieces in order, into a cache that was just made.
+    void write_piece(Backend& backend, int positions, int piece, const std::byte* from);
+
     // In the backend's memory.
     const KvView* view() const { return reinterpret_cast<const KvView*>(table_.data()); }
     // Of all it holds, shared or not.

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "session/generation.h"
+#include "session/session_file.h"
 
 namespace gptoss {
 namespace {
@@ -195,6 +196,65 @@ std::shared_ptr<Session> Session::fork() {
     out->computed_ = computed_;
     out->position_ = static_cast<int>(tokens_.size());
     engine_->add(out);
+    return out;
+}
+
+void Session::save(const std::string& path) const {
+    const auto lock = mutex_.lock();
+    check_open();
+    const int pieces = cache_->pieces(computed_);
+    uint64_t bytes = 0, model_id = 0;
+    for (int i = 0; i < pieces; ++i) bytes += cache_->piece_bytes(computed_, i);
+    engine_->step([&](Model& model) { model_id = model.fingerprint(); });
+    SessionWriter file(path, max_context_, static_cast<int>(tokens_.size()), computed_, model_id,
+                       bytes);
+    file.add(tokens_.data(), tokens_.size() * sizeof(tokens_[0]));
+    file.add(forms_.data(), forms_.size() * sizeof(forms_[0]));
+    std::vector<std::byte> piece;
+    for (int i = 0; i < pieces; ++i) {
+        piece.resize(cache_->piece_bytes(computed_, i));
+        // Others' steps may go on between two pieces.
+        engine_->step(
+            [&](Model& model) { cache_->read_piece(model.backend(), computed_, i, piece.data()); });
+        file.add(piece.data(), piece.size());
+    }
+    file.finish();
+}
+
+std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std::string& path) {
+    SessionReader file(path);
+    const SavedHeader& header = file.header();
+    engine->step([&](Model& model) {
+        if (header.model != model.fingerprint())
+            file.refuse("was saved from a model of other weights, options or device");
+    });
+    auto out = std::make_shared<Session>(engine, header.max_context);
+    out->tokens_.resize(header.tokens);
+    out->forms_.resize(header.tokens);
+    file.take(out->tokens_.data(), out->tokens_.size() * sizeof(int));
+    file.take(out->forms_.data(), out->forms_.size() * sizeof(Form));
+    const int pieces = out->cache_->pieces(header.computed);
+    uint64_t bytes = 0;
+    for (int i = 0; i < pieces; ++i) bytes += out->cache_->piece_bytes(header.computed, i);
+    if (bytes != header.piece_bytes)
+        file.refuse(message("holds ", header.piece_bytes, " bytes of cache, wanted ", bytes));
+    std::vector<std::byte> piece;
+    for (int i = 0; i < pieces; ++i) {
+        piece.resize(out->cache_->piece_bytes(header.computed, i));
+        file.take(piece.data(), piece.size());
+        engine->step([&](Model& model) {
+            model.forget_next();
+            out->cache_->write_piece(model.backend(), header.computed, i, piece.data());
+        });
+    }
+    file.finish();
+    for (size_t i = 0; i < out->tokens_.size(); ++i)
+        if (out->tokens_[i] < 0 || out->tokens_[i] >= out->vocab_size_ ||
+            out->forms_[i] > Form::kDecode)
+            file.refuse(message("holds no token at index ", i));
+    out->computed_ = header.computed;
+    out->position_ = header.tokens;
+    engine->add(out);
     return out;
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -41,6 +42,12 @@ class Session : public std::enable_shared_from_this<Session> {
     std::shared_ptr<Generation> generate(std::span<const int64_t> ids, GenerateOptions options);
     // Another session that holds the same, and goes on by itself. What both hold is there once.
     std::shared_ptr<Session> fork();
+    // Writes all that is needed to go on, in this process or another, to a file that appears when
+    // it is whole. Throws Error if it cannot be written.
+    void save(const std::string& path) const;
+    // Throws CheckpointError naming the file if it is no saved session of this very model, or
+    // damaged.
+    static std::shared_ptr<Session> load(std::shared_ptr<Engine> engine, const std::string& path);
     // Drops the tokens from `position` on. Streams of this session end.
     void rewind(int64_t position);
     // Frees the cache; from within a step of this thread, when the step ends. Later calls throw

@@ -9,7 +9,7 @@ from typing import Any
 from . import _core
 from .checkpoint import parse_config, read_checkpoint
 from .closing import Closing
-from .session import Session
+from .session import Session, checked_path
 from .shapes import named_shape
 from .tokenizer import Tokenizer
 
@@ -146,6 +146,15 @@ class Model(Closing):
         Memory for it is taken as it grows. Raises InvalidArgument.
         """
         return Session(self._core.session(max_context), self.stop_ids)
+
+    def load_session(self, path: str | os.PathLike[str]) -> Session:
+        """Return a session that goes on from a file of `Session.save`, to the same bits.
+
+        Raises CheckpointError naming the file if it cannot be read, is no saved session, is damaged
+        or was saved from a model of other weights, options or another kind of device: nothing has
+        changed then. Raises OutOfMemory.
+        """
+        return Session(self._core.load_session(checked_path(path)), self.stop_ids)
 
     def info(self) -> dict[str, Any]:
         """Sizes, bytes, the kernel of each stage, and what requantising lost.

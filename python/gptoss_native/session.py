@@ -1,6 +1,7 @@
 """One conversation on a model, and the stream of tokens it generates."""
 
 import operator
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import SupportsIndex
@@ -48,6 +49,14 @@ def _checked(name: str, ids: Iterable[SupportsIndex]) -> list[int]:
         if not -(2**63) <= token < 2**63:
             raise _core.InvalidArgument(f"{name}: index {index} is {token}, too large for an id")
     return out
+
+
+def checked_path(path: str | os.PathLike[str]) -> str:
+    """Return the path as a string that a system call takes. Raises InvalidArgument."""
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
+        raise _core.InvalidArgument(f"path is {path!r}, wanted the name of a file")
+    return name
 
 
 class Stream:
@@ -155,6 +164,17 @@ class Session(Closing):
         writes to them. Raises OutOfMemory, InvalidArgument once closed.
         """
         return Session(self._core.fork(), self._stop_ids)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the session to a file, to go on from with `Model.load_session`.
+
+        The file appears when it is whole; one that was there before stays until then. It holds the
+        tokens, their keys and values (in full layers about 2 KB a token and layer for the published
+        models), and what binds it to this model, its options and kind of device. Options of a
+        stream are not part of it: go on with the `seed` that its stats name. Raises Error if it
+        cannot be written, InvalidArgument.
+        """
+        self._core.save(checked_path(path))
 
     def rewind(self, position: SupportsIndex) -> None:
         """Drop the tokens from `position` on, to go on differently from there.
