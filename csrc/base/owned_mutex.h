@@ -17,28 +17,41 @@ class OwnedMutex {
   public:
     class Lock {
       public:
-        explicit Lock(OwnedMutex& mutex) : mutex_(mutex), lock_(mutex.mutex_) {
-            mutex_.owner_ = std::this_thread::get_id();
+        template <class... How>
+        explicit Lock(OwnedMutex& mutex, How... how) : mutex_(mutex), lock_(mutex.mutex_, how...) {
+            if (lock_) mutex_.owner_ = std::this_thread::get_id();
         }
-        ~Lock() { mutex_.owner_ = std::thread::id(); }
+        ~Lock() {
+            if (lock_) mutex_.owner_ = std::thread::id();
+        }
         Lock(const Lock&) = delete;
         Lock& operator=(const Lock&) = delete;
+        explicit operator bool() const { return lock_.owns_lock(); }
 
       private:
         OwnedMutex& mutex_;
-        std::lock_guard<std::mutex> lock_;
+        std::unique_lock<std::mutex> lock_;
     };
 
     bool mine() const { return owner_ == std::this_thread::get_id(); }
     // Throws InvalidArgument where this thread has it, DeviceError in a forked child, where a
     // thread that is no more may have it.
-    Lock lock() {
+    void check() const {
         home_.check();
         if (mine())
             throw InvalidArgument(
                 "called from within a step of this thread, by a signal handler "
                 "or a callback; use another thread, or wait for the step's end");
+    }
+    // Throw what check() does.
+    Lock lock() {
+        check();
         return Lock(*this);
+    }
+    // The same without waiting; the lock says whether it was had.
+    Lock try_lock() {
+        check();
+        return Lock(*this, std::try_to_lock);
     }
     const HomeProcess& home() const { return home_; }
 

@@ -1,9 +1,22 @@
 #include "session/engine.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "base/error.h"
 #include "session/session.h"
 
 namespace gptoss {
+namespace {
+
+// Those of the batch before are back for their next token within this, unless they have ended.
+constexpr auto kGather = std::chrono::milliseconds(1);
+// How long to wait at most for a word that the lock is free.
+constexpr auto kLook = std::chrono::milliseconds(5);
+// A stream that had a token so long ago is still one to keep moving.
+constexpr auto kStreaming = std::chrono::seconds(2);
+
+}  // namespace
 
 Model& Engine::open_model() {
     if (closed_) throw InvalidArgument("the model is closed");
@@ -29,6 +42,166 @@ void Engine::close() {
     // A session's lock comes before the engine's.
     for (const auto& known : sessions)
         if (const auto session = known.lock()) session->close();
+}
+
+void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
+    mutex_.check();
+    {
+        std::lock_guard lock(queue_mutex_);
+        waiting_.push_back(&request);
+    }
+    arrived_.notify_one();
+    std::unique_lock lock(queue_mutex_);
+    while (!request.done) {
+        if (prompts_waiting_ == 0 || !decoded_last_) {
+            lock.unlock();
+            const bool led = lead(request, interrupt);
+            lock.lock();
+            if (led) changed_.notify_all();  // the lock is free
+            if (led || request.done) continue;
+        }
+        changed_.wait_for(lock, kLook);
+    }
+    if (request.failure) std::rethrow_exception(request.failure);
+}
+
+bool Engine::lead(DecodeRequest& request, const Interrupt& interrupt) {
+    try {
+        const auto lock = mutex_.try_lock();
+        if (!lock) return false;
+        try {
+            const DefaultFloatEnvironment environment;
+            Model& model = open_model();
+            wait_for_the_last();
+            serve(model, interrupt);
+            return true;
+        } catch (...) {
+            // Before another may lead, and find a request whose owner has gone.
+            take_back(request);
+            throw;
+        }
+    } catch (...) {
+        // As step() does.
+        if (closed_) close();
+        throw;
+    }
+}
+
+void Engine::finish(DecodeRequest& request, std::exception_ptr failure) {
+    std::lock_guard lock(queue_mutex_);
+    request.failure = std::move(failure);
+    request.done = true;
+    changed_.notify_all();
+}
+
+void Engine::prompt_ended() {
+    std::lock_guard lock(queue_mutex_);
+    decoded_last_ = false;
+}
+
+bool Engine::others_stream(const void* who) const {
+    std::lock_guard lock(queue_mutex_);
+    return Clock::now() - last_time_ < kStreaming &&
+           std::any_of(
+               last_batch_.begin(), last_batch_.end(),
+               [&](const void* other) { return other != who; });
+}
+
+void Engine::wait_for_the_last() {
+    std::unique_lock lock(queue_mutex_);
+    if (!overlap_) return;
+    arrived_.wait_for(lock, kGather, [&] {
+        return std::all_of(last_batch_.begin(), last_batch_.end(), [&](const void* who) {
+            return std::any_of(waiting_.begin(), waiting_.end(),
+                               [&](const DecodeRequest* r) { return r->who == who; });
+        });
+    });
+}
+
+std::vector<DecodeRequest*> Engine::take_waiting(size_t most) {
+    std::lock_guard lock(queue_mutex_);
+    const auto count = static_cast<std::ptrdiff_t>(std::min(most, waiting_.size()));
+    std::vector<DecodeRequest*> out(waiting_.begin(), waiting_.begin() + count);
+    waiting_.erase(waiting_.begin(), waiting_.begin() + count);
+    return out;
+}
+
+void Engine::take_back(const DecodeRequest& request) {
+    std::lock_guard lock(queue_mutex_);
+    std::erase(waiting_, &request);
+}
+
+void Engine::put_back(const std::vector<DecodeRequest*>& batch) {
+    std::lock_guard lock(queue_mutex_);
+    waiting_.insert(waiting_.begin(), batch.begin(), batch.end());
+}
+
+void Engine::serve(Model& model, const Interrupt& interrupt) {
+    std::vector<DecodeRequest*> batch = take_waiting(model.step_rows(Form::kDecode));
+    if (batch.empty()) return;
+    // Once a request is finished it is gone.
+    std::vector<const void*> who;
+    for (const DecodeRequest* request : batch) who.push_back(request->who);
+    bool interrupted = false;
+    const Interrupt watched = [&] {
+        try {
+            if (interrupt) interrupt();
+        } catch (...) {
+            interrupted = true;
+            throw;
+        }
+    };
+    try {
+        run(model, batch, watched);
+    } catch (...) {
+        // The caller's own end is not that of the others, nor is what one row brings about.
+        if (interrupted) {
+            put_back(batch);
+            throw;
+        }
+        for (size_t i = 0; i < batch.size(); ++i) {
+            std::vector<DecodeRequest*> alone = {batch[i]};
+            try {
+                run(model, alone, watched);
+            } catch (...) {
+                if (interrupted) {
+                    put_back({batch.begin() + static_cast<std::ptrdiff_t>(i), batch.end()});
+                    throw;
+                }
+                finish(*batch[i], std::current_exception());
+            }
+        }
+    }
+    std::lock_guard lock(queue_mutex_);
+    last_batch_ = std::move(who);
+    last_time_ = Clock::now();
+    overlap_ = last_batch_.size() > 1 || !waiting_.empty();
+    decoded_last_ = true;
+}
+
+void Engine::run(Model& model, std::vector<DecodeRequest*>& batch, const Interrupt& interrupt) {
+    std::vector<Row> rows;
+    std::vector<SampleRequest> samples;
+    std::vector<DecodeRequest*> prepared;
+    bool more = true;
+    for (DecodeRequest* request : batch) {
+        try {
+            rows.push_back(request->prepare(model));
+        } catch (...) {
+            finish(*request, std::current_exception());
+            continue;
+        }
+        samples.push_back(*request->sample);
+        prepared.push_back(request);
+        more = more && request->more;
+    }
+    batch = prepared;
+    if (prepared.empty()) return;
+    std::vector<Choice> choices = model.decode(rows, samples, more, interrupt);
+    for (size_t i = 0; i < prepared.size(); ++i) {
+        prepared[i]->choice = std::move(choices[i]);
+        finish(*prepared[i], nullptr);
+    }
 }
 
 }  // namespace gptoss

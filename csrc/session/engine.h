@@ -1,9 +1,20 @@
 // Owns a model and runs its steps one at a time, whichever thread asks.
+//
+// There is no thread of its own: who wants a token of a session queues its row, and whoever of
+// those gets the lock computes the rows of all that wait, in one step. A prompt's step begins with
+// what waits, and comes after one such step at most: neither holds the other up for longer.
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/float_environment.h"
@@ -13,6 +24,18 @@
 namespace gptoss {
 
 class Session;
+
+// A row of a decode step that many sessions may share.
+struct DecodeRequest {
+    const void* who;                     // the session
+    std::function<Row(Model&)> prepare;  // makes room in its cache; may set `more`, may throw
+    const SampleRequest* sample;
+    bool more = false;  // as in Model::decode()
+    // Written before `done`, which is under the queue's lock.
+    Choice choice;
+    std::exception_ptr failure;
+    bool done = false;
+};
 
 class Engine {
   public:
@@ -26,9 +49,26 @@ class Engine {
     void add(std::weak_ptr<Session> session);
 
     bool closed() const { return closed_; }
+    // Computes the request's row, with those of others. Throws what became of it; what `interrupt`
+    // throws ends only this one.
+    void decode(DecodeRequest& request, const Interrupt& interrupt);
+    // A step of other rows, after what waits.
+    template <class Use>
+    void step_after_waiting(const Interrupt& interrupt, Use use) {
+        const PromptWaits waits(*this);
+        step([&](Model& model) {
+            waits.end();
+            serve(model, interrupt);
+            use(model);
+            prompt_ended();
+        });
+    }
+    // Whether another than `who` has had tokens lately.
+    bool others_stream(const void* who) const;
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
+        const Leaving leaving(changed_);
         const auto lock = mutex_.lock();
         const DefaultFloatEnvironment environment;
         return use(open_model());
@@ -46,7 +86,51 @@ class Engine {
     }
 
   private:
+    using Clock = std::chrono::steady_clock;
+
+    // Tells those who wait that the lock is free, after it is.
+    struct Leaving {
+        explicit Leaving(std::condition_variable& changed) : changed_(changed) {}
+        ~Leaving() { changed_.notify_all(); }
+        std::condition_variable& changed_;
+    };
+    // A prompt's step that waits for the lock.
+    class PromptWaits {
+      public:
+        explicit PromptWaits(Engine& engine) : engine_(engine) { ++engine_.prompts_waiting_; }
+        ~PromptWaits() { end(); }
+        void end() const {
+            if (std::exchange(waits_, false)) --engine_.prompts_waiting_;
+        }
+
+      private:
+        Engine& engine_;
+        mutable bool waits_ = true;
+    };
+
     Model& open_model();
+    // Computes one batch, if the lock is free. False if it is not. What it throws ends the request.
+    bool lead(DecodeRequest& request, const Interrupt& interrupt);
+    // Under the lock: computes one batch of what waits, if anything does.
+    void serve(Model& model, const Interrupt& interrupt);
+    void run(Model& model, std::vector<DecodeRequest*>& batch, const Interrupt& interrupt);
+    void finish(DecodeRequest& request, std::exception_ptr failure);
+    void wait_for_the_last();
+    std::vector<DecodeRequest*> take_waiting(size_t most);
+    void take_back(const DecodeRequest& request);
+    void put_back(const std::vector<DecodeRequest*>& batch);
+    void prompt_ended();
+
+    std::atomic<int> prompts_waiting_{0};
+    std::condition_variable changed_;  // something is done, or the lock is free
+    mutable std::mutex queue_mutex_;
+    // Under queue_mutex_:
+    std::condition_variable arrived_;
+    std::deque<DecodeRequest*> waiting_;
+    std::vector<const void*> last_batch_;  // who was in it
+    Clock::time_point last_time_;          // when it ended
+    bool overlap_ = false;                 // several ask at a time
+    bool decoded_last_ = false;            // the last step was not a prompt's
 
     OwnedMutex mutex_;
     std::atomic<bool> closed_{false};

@@ -11,6 +11,9 @@ namespace gptoss {
 namespace {
 
 constexpr int kShortStepRows = 8;
+// Prompt tokens of a step while others stream: more would hold them up for longer, fewer would read
+// nearly all experts for little.
+constexpr int kSharedStepRows = 64;
 
 }  // namespace
 
@@ -71,7 +74,8 @@ void Session::append(int token, Form form) {
 
 std::pair<int, Form> Session::next_rows() const {
     const Form form = forms_[computed_];
-    const int most = form == Form::kPrefill ? prefill_rows_ : decode_rows_;
+    int most = form == Form::kPrefill ? prefill_rows_ : decode_rows_;
+    if (engine_->others_stream(this)) most = std::min(most, kSharedStepRows);
     const int end = std::min<int>(static_cast<int>(tokens_.size()), computed_ + most);
     int last = computed_;
     while (last < end && forms_[last] == form) ++last;
@@ -81,19 +85,15 @@ std::pair<int, Form> Session::next_rows() const {
 void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt) {
     const int end = computed_ + count, total = static_cast<int>(tokens_.size());
     const bool choose = wanted.request && end == total;
-    engine_->step([&](Model& model) {
+    if (choose && form == Form::kDecode && count == 1)
+        return decode(*wanted.request, wanted.more, *wanted.choice, interrupt);
+    engine_->step_after_waiting(interrupt, [&](Model& model) {
         cache_->reserve(model.backend(), computed_, end);
-        const bool more = wanted.more && end < max_context_ && model.traits().asynchronous &&
-                          cache_->try_reserve(model.backend(), end, end + 1);
         std::vector<Row> rows;
         std::vector<int> which;
         for (int position = computed_; position < end; ++position) {
             rows.push_back({tokens_[position], position, cache_->view()});
             if (position >= total - wanted.rows) which.push_back(position - computed_);
-        }
-        if (choose && form == Form::kDecode && count == 1) {
-            *wanted.choice = model.decode(rows, {wanted.request, 1}, more, interrupt)[0];
-            return;
         }
         model.forward(rows, form, interrupt);
         const int done = std::max(0, computed_ - (total - wanted.rows));
@@ -103,6 +103,24 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
         const int last = count - 1;
         if (choose) *wanted.choice = model.choose({&last, 1}, {wanted.request, 1})[0];
     });
+}
+
+void Session::decode(const SampleRequest& sample, bool more, Choice& choice,
+                     const Interrupt& interrupt) {
+    // Another thread may compute the row: what ends this one is seen to here.
+    if (interrupt) interrupt();
+    const int end = computed_ + 1;
+    DecodeRequest request;
+    request.who = this;
+    request.sample = &sample;
+    request.prepare = [&](Model& model) {
+        cache_->reserve(model.backend(), computed_, end);
+        request.more = more && end < max_context_ && model.traits().asynchronous &&
+                       cache_->try_reserve(model.backend(), end, end + 1);
+        return Row{tokens_[computed_], computed_, cache_->view()};
+    };
+    engine_->decode(request, interrupt);
+    choice = std::move(request.choice);
 }
 
 bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,

@@ -83,6 +83,8 @@ class Session : public std::enable_shared_from_this<Session> {
                  const Cancelled& cancelled);
     // Computes `count` rows of one form from computed_ on, in one step.
     void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
+    // The same for one generated token, together with others' and chosen after.
+    void decode(const SampleRequest& sample, bool more, Choice& choice, const Interrupt& interrupt);
     void append(int token, Form form);
     // Remembers how to come back to what is computed now.
     void snapshot();

@@ -1,10 +1,14 @@
 """One conversation on a model, and the stream of tokens it generates."""
 
+import functools
 import operator
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +63,19 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     return name
 
 
+@functools.cache
+def _threads_of(_process: int) -> "concurrent.futures.ThreadPoolExecutor":
+    from concurrent.futures import ThreadPoolExecutor
+
+    # One for each stream that waits for its token at a time; asyncio's own pool has six on two
+    # processors, and tokens of streams that wait for a thread are not computed together.
+    return ThreadPoolExecutor(max_workers=256, thread_name_prefix="gptoss-native")
+
+
+def _threads() -> "concurrent.futures.ThreadPoolExecutor":
+    return _threads_of(os.getpid())  # a forked child has none of its parent's threads
+
+
 class Stream:
     """Tokens as they are generated: use `for`, or `async for`.
 
@@ -86,7 +103,7 @@ class Stream:
 
         # The step runs on another thread, without the GIL: the event loop stays free.
         try:
-            token = await asyncio.to_thread(self._core.next)
+            token = await asyncio.get_running_loop().run_in_executor(_threads(), self._core.next)
         except asyncio.CancelledError:
             self.cancel()
             raise
