@@ -9,8 +9,10 @@
 namespace gptoss {
 namespace {
 
-// Those of the batch before are back for their next token within this, unless they have ended.
-constexpr auto kGather = std::chrono::milliseconds(1);
+// Those of the batch before are back for their next token within this, unless they have ended: a
+// twentieth of a step, between these two.
+constexpr std::chrono::nanoseconds kLeastGather = std::chrono::microseconds(200),
+                                   kMostGather = std::chrono::milliseconds(5);
 // How long to wait at most for a word that the lock is free.
 constexpr auto kLook = std::chrono::milliseconds(5);
 // A stream that had a token so long ago is still one to keep moving.
@@ -101,6 +103,7 @@ void Engine::prompt_ended() {
 
 bool Engine::others_stream(const void* who) const {
     std::lock_guard lock(queue_mutex_);
+    if (!waiting_.empty()) return true;
     return Clock::now() - last_time_ < kStreaming &&
            std::any_of(
                last_batch_.begin(), last_batch_.end(),
@@ -110,7 +113,9 @@ bool Engine::others_stream(const void* who) const {
 void Engine::wait_for_the_last() {
     std::unique_lock lock(queue_mutex_);
     if (!overlap_) return;
-    arrived_.wait_for(lock, kGather, [&] {
+    const auto gather =
+        std::clamp<std::chrono::nanoseconds>(last_duration_ / 20, kLeastGather, kMostGather);
+    arrived_.wait_for(lock, gather, [&] {
         return std::all_of(last_batch_.begin(), last_batch_.end(), [&](const void* who) {
             return std::any_of(waiting_.begin(), waiting_.end(),
                                [&](const DecodeRequest* r) { return r->who == who; });
@@ -139,6 +144,7 @@ void Engine::put_back(const std::vector<DecodeRequest*>& batch) {
 void Engine::serve(Model& model, const Interrupt& interrupt) {
     std::vector<DecodeRequest*> batch = take_waiting(model.step_rows(Form::kDecode));
     if (batch.empty()) return;
+    const auto start = Clock::now();
     // Once a request is finished it is gone.
     std::vector<const void*> who;
     for (const DecodeRequest* request : batch) who.push_back(request->who);
@@ -175,6 +181,7 @@ void Engine::serve(Model& model, const Interrupt& interrupt) {
     std::lock_guard lock(queue_mutex_);
     last_batch_ = std::move(who);
     last_time_ = Clock::now();
+    last_duration_ = last_time_ - start;
     overlap_ = last_batch_.size() > 1 || !waiting_.empty();
     decoded_last_ = true;
 }

@@ -129,8 +129,9 @@ class Engine {
     std::deque<DecodeRequest*> waiting_;
     std::vector<const void*> last_batch_;  // who was in it
     Clock::time_point last_time_;          // when it ended
-    bool overlap_ = false;                 // several ask at a time
-    bool decoded_last_ = false;            // the last step was not a prompt's
+    Clock::duration last_duration_{};
+    bool overlap_ = false;       // several ask at a time
+    bool decoded_last_ = false;  // the last step was not a prompt's
 
     OwnedMutex mutex_;
     std::atomic<bool> closed_{false};
