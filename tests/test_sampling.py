@@ -392,3 +392,27 @@ def test_a_seed_given_is_the_seed_reported(model):
     for seed in (0, 7, 2**64 - 1):
         stream = model.session().generate([1], max_new_tokens=1, sampling=gn.Sampling(seed=seed))
         assert stream.stats.seed == seed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 0.5},
+        {"top_p": 0.9},
+        {"top_p": 0.95, "temperature": 0.6},
+        {"top_p": 0.75, "min_p": 0.02},
+        {"min_p": 0.05},
+        {"top_k": 40, "top_p": 0.8, "min_p": 0.02},
+    ],
+)
+def test_what_is_dropped_early_is_what_would_be_dropped(config, options):
+    """A bias of nothing takes the path that lists all tokens before it drops any."""
+    with gn.Model.random(config("tiny", vocab_size=5000), seed=8) as model:
+        for seed in range(12):
+            said = []
+            for bias in ({}, {0: 0.0}):
+                sampling = gn.Sampling(seed=seed, logit_bias=bias, **options)
+                with model.session() as session:
+                    stream = session.generate([seed], max_new_tokens=40, sampling=sampling)
+                    said.append([token.id for token in stream])
+            assert said[0] == said[1]

@@ -55,8 +55,12 @@ void File::forget(uint64_t offset, uint64_t size) const {
 
 NewFile::NewFile(const std::string& path) : path_(path) {
     static std::atomic<int> number{0};
-    part_ = message(path, ".part-", getpid(), "-", ++number);
-    descriptor_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    // A process of the same number may have been killed while it wrote.
+    constexpr int kTries = 1000;
+    for (int i = 0; i < kTries && descriptor_ < 0 && (i == 0 || errno == EEXIST); ++i) {
+        part_ = message(path, ".part-", getpid(), "-", ++number);
+        descriptor_ = open(part_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    }
     if (descriptor_ < 0) fail();
 }
 

@@ -24,8 +24,8 @@ class OwnedMutex {
         ~Lock() {
             if (lock_) mutex_.owner_ = std::thread::id();
         }
-        Lock(const Lock&) = delete;
-        Lock& operator=(const Lock&) = delete;
+        Lock(Lock&&) = default;
+        Lock& operator=(Lock&&) = delete;
         explicit operator bool() const { return lock_.owns_lock(); }
 
       private:

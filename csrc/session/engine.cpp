@@ -56,11 +56,15 @@ void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
     std::unique_lock lock(queue_mutex_);
     while (!request.done) {
         if (prompts_waiting_ == 0 || !decoded_last_) {
+            const uint64_t seen = left_;
             lock.unlock();
             const bool led = lead(request, interrupt);
             lock.lock();
-            if (led) changed_.notify_all();  // the lock is free
-            if (led || request.done) continue;
+            if (led) {
+                ++left_;
+                changed_.notify_all();
+            }
+            if (led || left_ != seen) continue;
         }
         changed_.wait_for(lock, kLook);
     }
@@ -93,6 +97,12 @@ void Engine::finish(DecodeRequest& request, std::exception_ptr failure) {
     std::lock_guard lock(queue_mutex_);
     request.failure = std::move(failure);
     request.done = true;
+    changed_.notify_all();
+}
+
+void Engine::tell_left() {
+    std::lock_guard lock(queue_mutex_);
+    ++left_;
     changed_.notify_all();
 }
 
@@ -147,7 +157,12 @@ void Engine::serve(Model& model, const Interrupt& interrupt) {
     const auto start = Clock::now();
     // Once a request is finished it is gone.
     std::vector<const void*> who;
-    for (const DecodeRequest* request : batch) who.push_back(request->who);
+    try {
+        for (const DecodeRequest* request : batch) who.push_back(request->who);
+    } catch (...) {
+        put_back(batch);
+        throw;
+    }
     bool interrupted = false;
     const Interrupt watched = [&] {
         try {
@@ -190,6 +205,10 @@ void Engine::run(Model& model, std::vector<DecodeRequest*>& batch, const Interru
     std::vector<Row> rows;
     std::vector<SampleRequest> samples;
     std::vector<DecodeRequest*> prepared;
+    // Only prepare() may throw below, once a request may be finished and gone.
+    rows.reserve(batch.size());
+    samples.reserve(batch.size());
+    prepared.reserve(batch.size());
     bool more = true;
     for (DecodeRequest* request : batch) {
         try {
@@ -202,12 +221,12 @@ void Engine::run(Model& model, std::vector<DecodeRequest*>& batch, const Interru
         prepared.push_back(request);
         more = more && request->more;
     }
-    batch = prepared;
-    if (prepared.empty()) return;
+    batch.swap(prepared);
+    if (batch.empty()) return;
     std::vector<Choice> choices = model.decode(rows, samples, more, interrupt);
-    for (size_t i = 0; i < prepared.size(); ++i) {
-        prepared[i]->choice = std::move(choices[i]);
-        finish(*prepared[i], nullptr);
+    for (size_t i = 0; i < batch.size(); ++i) {
+        batch[i]->choice = std::move(choices[i]);
+        finish(*batch[i], nullptr);
     }
 }
 

@@ -49,6 +49,8 @@ class Engine {
     void add(std::weak_ptr<Session> session);
 
     bool closed() const { return closed_; }
+    // Whether this thread is within a step.
+    bool mine() const { return mutex_.mine(); }
     // Computes the request's row, with those of others. Throws what became of it; what `interrupt`
     // throws ends only this one.
     void decode(DecodeRequest& request, const Interrupt& interrupt);
@@ -68,7 +70,7 @@ class Engine {
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
-        const Leaving leaving(changed_);
+        const Leaving leaving(*this);
         const auto lock = mutex_.lock();
         const DefaultFloatEnvironment environment;
         return use(open_model());
@@ -90,9 +92,9 @@ class Engine {
 
     // Tells those who wait that the lock is free, after it is.
     struct Leaving {
-        explicit Leaving(std::condition_variable& changed) : changed_(changed) {}
-        ~Leaving() { changed_.notify_all(); }
-        std::condition_variable& changed_;
+        explicit Leaving(Engine& engine) : engine_(engine) {}
+        ~Leaving() { engine_.tell_left(); }
+        Engine& engine_;
     };
     // A prompt's step that waits for the lock.
     class PromptWaits {
@@ -120,12 +122,14 @@ class Engine {
     void take_back(const DecodeRequest& request);
     void put_back(const std::vector<DecodeRequest*>& batch);
     void prompt_ended();
+    void tell_left();
 
     std::atomic<int> prompts_waiting_{0};
     std::condition_variable changed_;  // something is done, or the lock is free
     mutable std::mutex queue_mutex_;
     // Under queue_mutex_:
     std::condition_variable arrived_;
+    uint64_t left_ = 0;  // how often the lock has become free
     std::deque<DecodeRequest*> waiting_;
     std::vector<const void*> last_batch_;  // who was in it
     Clock::time_point last_time_;          // when it ended

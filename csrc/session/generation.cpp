@@ -39,7 +39,7 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
 }
 
 std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
-    const auto lock = session_->mutex_.lock();
+    const auto lock = session_->enter();
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
     session_->check_open();
     // The session has gone on without this stream.

@@ -38,6 +38,18 @@ std::shared_ptr<Session> Session::open(std::shared_ptr<Engine> engine, int64_t m
     return session;
 }
 
+// A signal handler on the thread that has the engine must not wait for a session whose thread waits
+// for the engine.
+OwnedMutex::Lock Session::enter() const {
+    if (!engine_->mine()) return mutex_.lock();
+    auto lock = mutex_.try_lock();
+    if (!lock)
+        throw InvalidArgument(
+            "called from within a step of this thread, for a session that another thread uses; use "
+            "another thread, or wait for the step's end");
+    return lock;
+}
+
 void Session::check_open() const {
     if (engine_->closed()) throw InvalidArgument("the model is closed");
     if (closing_) throw InvalidArgument("the session is closed");
@@ -67,6 +79,7 @@ void Session::set_size(size_t tokens) {
 }
 
 void Session::append(int token, Form form) {
+    forms_.reserve(tokens_.size() + 1);
     tokens_.push_back(token);
     forms_.push_back(form);
     position_ = static_cast<int>(tokens_.size());
@@ -135,9 +148,9 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
     };
     const size_t before = tokens_.size();
     if (!ids.empty() && computed_ > 0) snapshot();
-    tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-    forms_.resize(tokens_.size(), prompt_form_);
     try {
+        tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+        forms_.resize(tokens_.size(), prompt_form_);
         while (computed_ < static_cast<int>(tokens_.size())) {
             Form form;
             std::tie(count, form) = next_rows();
@@ -153,17 +166,18 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
         throw;
     }
     set_size(tokens_.size());
+    if (closing_) cache_.reset();
     return true;
 }
 
 void Session::check(std::span<const int64_t> ids) const {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     checked(ids, 0);
 }
 
 void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -171,7 +185,7 @@ void Session::prefill(std::span<const int64_t> ids, const Interrupt& interrupt) 
 }
 
 void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt) {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     const std::vector<int> tokens = checked(ids, 0);
     ++generation_;
@@ -180,7 +194,7 @@ void Session::logits(std::span<const int64_t> ids, float* out, const Interrupt& 
 
 std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
                                               GenerateOptions options) {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     if (options.max_new_tokens && *options.max_new_tokens < 1)
         throw InvalidArgument(
@@ -202,7 +216,7 @@ void Session::snapshot() {
 }
 
 std::shared_ptr<Session> Session::fork() {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     auto out = std::make_shared<Session>(engine_, max_context_);
     out->cache_ = engine_->step([&](Model& model) {
@@ -218,7 +232,7 @@ std::shared_ptr<Session> Session::fork() {
 }
 
 void Session::save(const std::string& path) const {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     const int pieces = cache_->pieces(computed_);
     uint64_t bytes = 0, model_id = 0;
@@ -245,6 +259,10 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
     engine->step([&](Model& model) {
         if (header.model != model.fingerprint())
             file.refuse("was saved from a model of other weights, options or device");
+        const int most = model.config().max_context;
+        if (header.max_context < 1 || header.max_context > most)
+            file.refuse(
+                message("holds a max_context of ", header.max_context, ", wanted 1 to ", most));
     });
     auto out = std::make_shared<Session>(engine, header.max_context);
     out->tokens_.resize(header.tokens);
@@ -277,7 +295,7 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
 }
 
 void Session::rewind(int64_t position) {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     check_open();
     const auto size = static_cast<int64_t>(tokens_.size());
     if (position < 0 || position > size)
@@ -296,18 +314,20 @@ void Session::close() {
     if (mutex_.home().left()) return;
     closing_ = true;
     if (mutex_.mine()) return;
-    const auto lock = mutex_.lock();
+    // Where it must not wait, the call that has the session frees the cache when it ends.
+    const auto lock = engine_->mine() ? mutex_.try_lock() : mutex_.lock();
+    if (!lock) return;
     cache_.reset();
     ++generation_;
 }
 
 std::vector<int> Session::tokens() const {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     return tokens_;
 }
 
 size_t Session::cache_bytes() const {
-    const auto lock = mutex_.lock();
+    const auto lock = enter();
     return cache_ ? cache_->bytes() : 0;
 }
 

@@ -67,6 +67,7 @@ class Session : public std::enable_shared_from_this<Session> {
     friend class Generation;
     using Cancelled = std::function<bool()>;
 
+    OwnedMutex::Lock enter() const;
     void check_open() const;
     void set_size(size_t tokens);
     std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;

@@ -80,7 +80,7 @@ void multiply_tiled(ThreadPool& pool, const Tiles& kernels, const TileScratch& s
     pool.run(int64_t(passes) * groups, [&](int64_t task, int thread) {
         const int first = static_cast<int>(task / groups) * most * kTileRows;
         const int end = std::min(rows, first + most * kTileRows);
-        const int group = static_cast<int>(task % groups);
+        const int64_t group = task % groups;
         const std::byte* x = tile_row(kernels, scratch.x, first, m.columns).values;
         multiply_strips(kernels, scratch, m, 0, x, end - first, group * strips / groups,
                         (group + 1) * strips / groups, thread, [&](int strip, const float* out) {

@@ -54,10 +54,8 @@ std::vector<double> adjusted(const Choosing& c) {
     return logits;
 }
 
-// Keeps the smallest set of most likely candidates that holds top_p of all weight, likeliest first.
-void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
-    double all = 0;
-    for (const Candidate& c : candidates) all += c.weight;
+// Keeps the smallest set of most likely candidates whose weights reach `wanted`, likeliest first.
+void keep_top_p(std::vector<Candidate>& candidates, double wanted) {
     double held = 0;
     size_t sorted = 0;
     for (size_t i = 0; i < candidates.size(); ++i) {
@@ -68,7 +66,7 @@ void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
                               likelier);
         }
         held += candidates[i].weight;
-        if (held >= top_p * all) {
+        if (held >= wanted) {
             candidates.resize(i + 1);
             return;
         }
@@ -78,12 +76,18 @@ void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
 // Below e**-50 of the best, all tokens together stay under the generator's grid of 2**-53.
 constexpr double kNegligible = -50;
 
-// Those that may be drawn, by rising id. Logits under `least` are known to be none.
+// What is known before candidates are listed.
+struct Cut {
+    double least = -INFINITY;  // no token of a lower logit is left in the end
+    double all = 0;            // the sum of all weights, those under `least` too; 0: not known
+};
+
+// Those that may be drawn, by rising id.
 template <class Logit>
-std::vector<Candidate> find_candidates(const Logit* logits, int vocab, double least,
+std::vector<Candidate> find_candidates(const Logit* logits, int vocab, const Cut& cut,
                                        const SamplingParameters& p) {
     const double max = *std::max_element(logits, logits + vocab);
-    least = std::max(least, max + kNegligible * p.temperature);
+    const double least = std::max(cut.least, max + kNegligible * p.temperature);
     std::vector<Candidate> candidates;
     for (int token = 0; token < vocab; ++token)
         if (logits[token] >= least) candidates.push_back({token, logits[token], 0});
@@ -94,7 +98,11 @@ std::vector<Candidate> find_candidates(const Logit* logits, int vocab, double le
         candidates.resize(kept);
     }
     for (Candidate& c : candidates) c.weight = std::exp((c.logit - max) / p.temperature);
-    if (p.top_p < 1) keep_top_p(candidates, p.top_p);
+    if (p.top_p < 1) {
+        double all = cut.all;
+        for (size_t i = 0; cut.all == 0 && i < candidates.size(); ++i) all += candidates[i].weight;
+        keep_top_p(candidates, p.top_p * all);
+    }
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < p.min_p; });
     std::sort(candidates.begin(), candidates.end(),
               [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
@@ -143,18 +151,21 @@ int draw_any(const Kernels& kernels, const Choosing& c, float max) {
     return static_cast<int>(std::find(c.logits, c.logits + c.vocab, max) - c.logits);
 }
 
-// A logit under which top_p and min_p leave no token: all tokens of less than an even share of
-// what top_p leaves out hold less than that together.
-double least_logit(const Kernels& kernels, const Choosing& c, float max) {
+// What top_p and min_p will drop in any case: all tokens of less than an even share of what top_p
+// leaves out hold less than that together. Where top_k comes first, top_p is a share of what that
+// left, which is not known yet.
+Cut find_cut(const Kernels& kernels, const Choosing& c, float max) {
     const SamplingParameters& p = c.row.parameters;
+    if (p.top_k > 0 && p.top_p < 1) return {};
+    Cut cut;
     double weight = p.min_p;
-    if (p.top_p < 1 && p.top_k == 0) {
-        const float scale = inverse(p.temperature);
-        const double all = kernels.sum_exp(c.logits, c.vocab, max, scale);
-        weight = std::max(weight, (1 - p.top_p) * all / c.vocab);
+    if (p.top_p < 1) {
+        cut.all = kernels.sum_exp(c.logits, c.vocab, max, inverse(p.temperature));
+        weight = std::max(weight, (1 - p.top_p) * cut.all / c.vocab);
     }
     constexpr double kMargin = 0.999;  // for the rounding of float32 weights
-    return max + p.temperature * std::log(kMargin * weight);
+    cut.least = max + p.temperature * std::log(kMargin * weight);
+    return cut;
 }
 
 int draw_token(const Kernels& kernels, const Choosing& c, float max) {
@@ -162,10 +173,10 @@ int draw_token(const Kernels& kernels, const Choosing& c, float max) {
     const double unit = random_unit(p.seed, c.row.position);
     if (c.row.biases || c.row.seen_tokens) {
         const std::vector<double> logits = adjusted(c);
-        return draw(find_candidates(logits.data(), c.vocab, -INFINITY, p), unit);
+        return draw(find_candidates(logits.data(), c.vocab, {}, p), unit);
     }
     if (p.top_k == 0 && p.top_p == 1 && p.min_p == 0) return draw_any(kernels, c, max);
-    return draw(find_candidates(c.logits, c.vocab, least_logit(kernels, c, max), p), unit);
+    return draw(find_candidates(c.logits, c.vocab, find_cut(kernels, c, max), p), unit);
 }
 
 // Token -1 if the logits are not finite.
