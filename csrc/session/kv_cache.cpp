@@ -99,6 +99,12 @@ size_t KvCache::piece_bytes(int positions, int piece) const {
     return page ? geometry_.page_bytes : geometry_.window_bytes;
 }
 
+size_t KvCache::saved_bytes(int positions) const {
+    size_t out = 0;
+    for (int i = 0; i < pieces(positions); ++i) out += piece_bytes(positions, i);
+    return out;
+}
+
 void KvCache::read_piece(Backend& backend, int positions, int piece, std::byte* out) const {
     const size_t bytes = piece_bytes(positions, piece);
     if (geometry_.page_bytes && piece < geometry_.pages(positions)) {

@@ -35,6 +35,7 @@ class KvCache {
     // What `positions` take, as pieces in the host's memory: the pages, then the window before.
     int pieces(int positions) const;
     size_t piece_bytes(int positions, int piece) const;
+    size_t saved_bytes(int positions) const;  // of all pieces
     void read_piece(Backend& backend, int positions, int piece, std::byte* out) const;
     // Of all pieces in order, into a cache that was just made.
     void write_piece(Backend& backend, int positions, int piece, const std::byte* from);

@@ -212,6 +212,8 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
 }
 
 void Session::snapshot() {
+    // A handler may have closed the session while its last row was computed.
+    if (!cache_) return;
     engine_->step([&](Model& model) { cache_->snapshot(model.backend(), computed_); });
 }
 
@@ -235,11 +237,10 @@ void Session::save(const std::string& path) const {
     const auto lock = enter();
     check_open();
     const int pieces = cache_->pieces(computed_);
-    uint64_t bytes = 0, model_id = 0;
-    for (int i = 0; i < pieces; ++i) bytes += cache_->piece_bytes(computed_, i);
+    uint64_t model_id = 0;
     engine_->step([&](Model& model) { model_id = model.fingerprint(); });
     SessionWriter file(path, max_context_, static_cast<int>(tokens_.size()), computed_, model_id,
-                       bytes);
+                       cache_->saved_bytes(computed_));
     file.add(tokens_.data(), tokens_.size() * sizeof(tokens_[0]));
     file.add(forms_.data(), forms_.size() * sizeof(forms_[0]));
     std::vector<std::byte> piece;
@@ -270,8 +271,7 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
     file.take(out->tokens_.data(), out->tokens_.size() * sizeof(int));
     file.take(out->forms_.data(), out->forms_.size() * sizeof(Form));
     const int pieces = out->cache_->pieces(header.computed);
-    uint64_t bytes = 0;
-    for (int i = 0; i < pieces; ++i) bytes += out->cache_->piece_bytes(header.computed, i);
+    const uint64_t bytes = out->cache_->saved_bytes(header.computed);
     if (bytes != header.piece_bytes)
         file.refuse(message("holds ", header.piece_bytes, " bytes of cache, wanted ", bytes));
     std::vector<std::byte> piece;
