@@ -39,7 +39,8 @@ def answer(model, seed):
 @pytest.fixture(scope="module", params=["fast", "exact", "int8"])
 def model(request, config):
     options = {"exact": {"precision": "exact"}, "int8": {"dense": "int8"}}.get(request.param, {})
-    with gn.Model.random(config("tiny"), seed=3, **options) as made:
+    limits = gn.Limits(prefix_bytes=0)  # what is computed twice here is to be computed twice
+    with gn.Model.random(config("tiny"), seed=3, limits=limits, **options) as made:
         yield made
 
 
@@ -74,7 +75,7 @@ def test_streams_read_in_turn_by_one_thread_are_the_same_too(model, alone):
     got = [[] for _ in streams]
     while any(stream.stats.finish_reason is None for stream in streams):
         for stream, tokens in zip(streams, got, strict=True):
-            tokens += [token for _, token in zip(range(1), stream, strict=False)]
+            tokens += [token for token in [next(stream, None)] if token]
     assert got == alone[:8]
 
 

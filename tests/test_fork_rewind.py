@@ -23,6 +23,7 @@ def model(request, config):
     sizes = config("tiny")
     if request.param == "no windows":
         sizes["sliding_window"] = 4096
+    options["limits"] = gn.Limits(prefix_bytes=0)  # a cold session is to be one
     with gn.Model.random(sizes, seed=3, deterministic=True, **options) as made:
         yield made
 

@@ -53,7 +53,7 @@ def test_closing_frees_the_cache_at_once(run_python, config, close):
     code = f"""
 gn.Model.random(config).close()
 start = resident()
-model = gn.Model.random(config)
+model = gn.Model.random(config, limits=gn.Limits(prefix_bytes=0))
 model.session().prefill([1] * 1024)  # touches the scratch memory
 session = model.session()
 opened = resident()

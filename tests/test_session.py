@@ -36,7 +36,7 @@ def model(request, config):
     """A window of 128 between full layers, computed in each way; odd has a window of 5."""
     sizes = config("odd") if request.param == "odd" else config("wide", **WINDOWED)
     options = {"exact": {"precision": "exact"}, "int8": {"dense": "int8"}}.get(request.param, {})
-    with gn.Model.random(sizes, seed=7, **options) as made:
+    with gn.Model.random(sizes, seed=7, limits=gn.Limits(prefix_bytes=0), **options) as made:
         yield made
 
 
@@ -100,7 +100,9 @@ def test_threads_and_pieces_do_not_change_a_bit(config, ids, precision, instruct
     got = []
     for threads, step in ((1, 200), (2, 1), (3, 129), (5, 7)):
         options = {"seed": 7, "threads": threads, "precision": precision}
-        with gn.Model.random(config("wide", **WINDOWED), **options) as model:
+        with gn.Model.random(
+            config("wide", **WINDOWED), limits=gn.Limits(prefix_bytes=0), **options
+        ) as model:
             session = model.session()
             rows = [session.logits(ids[at : min(at + step, 200)]) for at in range(0, 200, step)]
             stream = session.generate(max_new_tokens=20, sampling=gn.Sampling(seed=3))
@@ -114,7 +116,9 @@ def test_deterministic_gives_generated_and_fed_text_the_same_bits(
     config, ids, dense, instruction_set
 ):
     options = {"seed": 7, "dense": dense, "deterministic": True}
-    with gn.Model.random(config("wide", **WINDOWED), **options) as model:
+    with gn.Model.random(
+        config("wide", **WINDOWED), limits=gn.Limits(prefix_bytes=0), **options
+    ) as model:
         assert model.info()["deterministic"]
         session = model.session()
         list(session.generate(ids[:150], max_new_tokens=40, sampling=gn.Sampling(seed=5)))
@@ -126,7 +130,9 @@ def test_forms_differ_by_rounding_alone(config, ids, instruction_set):
     got = []
     for deterministic in (True, False):
         sizes = config("wide", **WINDOWED)
-        with gn.Model.random(sizes, seed=7, deterministic=deterministic) as model:
+        with gn.Model.random(
+            sizes, seed=7, limits=gn.Limits(prefix_bytes=0), deterministic=deterministic
+        ) as model:
             got.append(logits_of(model, ids[:60]))
     # Random experts flip where their scores are close: bfloat16 alone leaves up to 5.6e-2.
     assert relative_l2(got[1], got[0]) < 0.1
@@ -185,7 +191,7 @@ def cuda_options(request, cuda_device, config):
 
 @pytest.fixture(scope="module")
 def cuda_model(cuda_options):
-    with gn.Model.random(**cuda_options) as made:
+    with gn.Model.random(limits=gn.Limits(prefix_bytes=0), **cuda_options) as made:
         yield made
 
 
@@ -249,7 +255,7 @@ def test_sessions_side_by_side_on_cuda_are_each_what_they_are_alone(cuda_model, 
 @pytest.mark.cuda
 def test_recorded_steps_give_the_bits_of_the_first_ones(cuda_model, cuda_options, ids):
     """The first decode step of a model is not recorded, later ones are replayed."""
-    with gn.Model.random(**cuda_options) as fresh:
+    with gn.Model.random(limits=gn.Limits(prefix_bytes=0), **cuda_options) as fresh:
         want = generated(fresh.session(), ids[:9], seed=5)
         assert generated(fresh.session(), ids[:9], seed=5) == want
     for _ in range(2):

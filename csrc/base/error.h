@@ -1,4 +1,4 @@
-// The four kinds of error that reach a caller. Messages say what was given and what was wanted.
+// The five kinds of error that reach a caller. Messages say what was given and what was wanted.
 #pragma once
 
 #include <sstream>
@@ -32,6 +32,12 @@ class OutOfMemory : public Error {
 
 // A device is absent, unusable or lost.
 class DeviceError : public Error {
+  public:
+    using Error::Error;
+};
+
+// More was asked for than the engine takes at a time.
+class EngineBusy : public Error {
   public:
     using Error::Error;
 };

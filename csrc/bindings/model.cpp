@@ -70,7 +70,12 @@ struct Options {
     Precision precision;
     int threads;
     bool deterministic = false;
+    // None: by what the device has left once the weights are there.
+    std::optional<size_t> kv_bytes, prefix_bytes;
+    int streams = 0, waiting = 0;
 };
+
+constexpr int64_t kMostBytes = int64_t{1} << 50;
 
 Options to_options(const py::object& device, const py::object& dense, const py::object& precision,
                    const py::object& threads) {
@@ -93,6 +98,30 @@ bool to_flag(const char* name, py::handle value) {
     return value.ptr() == Py_True;
 }
 
+void read_limits(Options& options, const py::dict& limits) {
+    const auto bytes = [&](const char* name) -> std::optional<size_t> {
+        const auto value = to_optional_integer(name, limits[name], 0, kMostBytes);
+        return value ? std::optional<size_t>(*value) : std::nullopt;
+    };
+    options.kv_bytes = bytes("kv_bytes");
+    options.prefix_bytes = bytes("prefix_bytes");
+    options.streams = static_cast<int>(to_integer("max_streams", limits["max_streams"], 1, 4096));
+    options.waiting = static_cast<int>(to_integer("max_waiting", limits["max_waiting"], 0, 4096));
+}
+
+// Half of what is left is for caches, and half of that for prefixes that no session needs.
+EngineLimits engine_limits(const Options& options, Backend& backend) {
+    EngineLimits out;
+    const size_t available = backend.available_bytes();
+    out.kv_bytes = options.kv_bytes.value_or(available ? available / 2 : out.kv_bytes);
+    out.prefix_bytes =
+        std::min(out.kv_bytes,
+                 options.prefix_bytes.value_or(available ? out.kv_bytes / 2 : size_t{1} << 30));
+    out.streams = options.streams;
+    out.waiting = options.waiting;
+    return out;
+}
+
 std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource& source,
                                    const ModelTensors& tensors, const Options& options,
                                    const py::object& progress) {
@@ -105,8 +134,10 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
     ReleaseGil release;
     const DefaultFloatEnvironment environment;
     auto weights = place_model(*backend, config, tensors, source, options.dense, report);
-    return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::make_unique<Model>(
-        config, std::move(backend), std::move(weights), options.deterministic)));
+    const EngineLimits limits = engine_limits(options, *backend);
+    auto model = std::make_unique<Model>(config, std::move(backend), std::move(weights),
+                                         options.deterministic);
+    return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::move(model), limits));
 }
 
 using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
@@ -122,9 +153,10 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<SpecTuple>& tensors, const py::object& device,
                                   const py::object& dense, const py::object& precision,
                                   const py::object& threads, const py::object& deterministic,
-                                  const py::object& progress) {
+                                  const py::dict& limits, const py::object& progress) {
     Options options = to_options(device, dense, precision, threads);
     options.deterministic = to_flag("deterministic", deterministic);
+    read_limits(options, limits);
     std::vector<TensorSpec> specs;
     for (const auto& [name, dtype, shape, file, offset] : tensors)
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
@@ -142,9 +174,11 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
                                     const py::object& device, const py::object& dense,
                                     const py::object& precision, const py::object& threads,
-                                    const py::object& deterministic, const py::object& progress) {
+                                    const py::object& deterministic, const py::dict& limits,
+                                    const py::object& progress) {
     Options options = to_options(device, dense, precision, threads);
     options.deterministic = to_flag("deterministic", deterministic);
+    read_limits(options, limits);
     const ModelConfig config = to_config(config_dict);
     const DefaultFloatEnvironment environment;
     const RandomSource source(to_seed(seed));
@@ -189,10 +223,25 @@ py::dict plan(const py::dict& config_dict, const py::object& device, const py::o
     return out;
 }
 
+py::dict caches(const EngineUse& use) {
+    py::dict out;
+    out["kv_bytes"] = use.kv_bytes;
+    out["kv_used_bytes"] = use.kv_used;
+    out["kv_promised_bytes"] = use.kv_promised;
+    out["kv_spilled_bytes"] = use.kv_spilled;
+    out["prefix_bytes"] = use.prefix_bytes;
+    out["prefix_used_bytes"] = use.prefix_used;
+    out["prefixes"] = use.prefixes;
+    out["streams"] = use.streams;
+    out["waiting"] = use.waiting;
+    return out;
+}
+
 py::dict info(const LoadedModel& self) {
     ModelConfig config;
     size_t weight_bytes = 0, scratch_bytes = 0;
     bool deterministic = false;
+    EngineUse use;
     std::vector<std::pair<std::string, std::string>> kernels;
     std::vector<std::pair<std::string, double>> dense_errors;
     {
@@ -204,6 +253,7 @@ py::dict info(const LoadedModel& self) {
             deterministic = model.deterministic();
             kernels = model.backend().describe();
             dense_errors = model.weights().dense_errors;
+            use = self.engine().use();
         });
     }
     py::dict out, backend, errors;
@@ -216,6 +266,7 @@ py::dict info(const LoadedModel& self) {
     out["deterministic"] = deterministic;
     for (const auto& [name, value] : kernels) backend[name.c_str()] = value;
     for (const auto& [name, error] : dense_errors) errors[name.c_str()] = error;
+    out["caches"] = caches(use);
     out["backend"] = backend;
     out["dense_errors"] = errors;
     return out;
@@ -260,12 +311,12 @@ void bind_model(py::module_& m) {
         .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic") = false, py::arg("progress") = py::none(),
+                    py::arg("deterministic"), py::arg("limits"), py::arg("progress") = py::none(),
                     "Places the tensors (name, dtype, shape, file, offset) of `files`.")
         .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic") = false, py::arg("progress") = py::none(),
+                    py::arg("deterministic"), py::arg("limits"), py::arg("progress") = py::none(),
                     "Random weights of the given shape.")
         .def("session", &session, py::arg("max_context") = py::none())
         .def(

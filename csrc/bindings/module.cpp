@@ -34,7 +34,8 @@ PyObject* add_error(py::module_& m, const char* name, const py::object& bases) {
 }
 
 struct Errors {
-    PyObject *error, *invalid_argument, *checkpoint_error, *out_of_memory, *device_error;
+    PyObject *error, *invalid_argument, *checkpoint_error, *out_of_memory, *device_error,
+        *engine_busy;
 } errors;
 
 void translate(std::exception_ptr failure) {
@@ -48,6 +49,8 @@ void translate(std::exception_ptr failure) {
         raise(errors.out_of_memory, e.what());
     } catch (const DeviceError& e) {
         raise(errors.device_error, e.what());
+    } catch (const EngineBusy& e) {
+        raise(errors.engine_busy, e.what());
     } catch (const Error& e) {
         raise(errors.error, e.what());
     } catch (const std::bad_alloc&) {
@@ -65,6 +68,7 @@ void bind_errors(py::module_& m) {
     errors.out_of_memory =
         add_error(m, "OutOfMemory", py::make_tuple(base, borrowed(PyExc_MemoryError)));
     errors.device_error = add_error(m, "DeviceError", base);
+    errors.engine_busy = add_error(m, "EngineBusy", base);
     py::register_exception_translator(&translate);
 }
 

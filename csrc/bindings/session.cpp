@@ -28,16 +28,41 @@ py::array_t<float> logits(Session& self, const Ids& ids) {
     return out;
 }
 
-void prefill(Session& self, const Ids& ids) {
+py::tuple to_tuple(const Usage& usage) {
+    return py::make_tuple(usage.cached_tokens, usage.prefilled_tokens);
+}
+
+py::tuple prefill(Session& self, const Ids& ids) {
     const Interrupt signals = python_signals();
-    ReleaseGil release;
-    self.prefill(ids, signals);
+    Usage usage;
+    {
+        ReleaseGil release;
+        usage = self.prefill(ids, signals);
+    }
+    return to_tuple(usage);
+}
+
+py::tuple usage(const Session& self) {
+    Usage usage;
+    {
+        ReleaseGil release;
+        usage = self.usage();
+    }
+    return to_tuple(usage);
 }
 
 std::shared_ptr<Generation> generate(Session& self, const Ids& ids,
                                      std::optional<int64_t> max_new_tokens,
-                                     const Sampling& sampling, const Ids& stop_ids) {
-    return self.generate(ids, {max_new_tokens, sampling, stop_ids});
+                                     const Sampling& sampling, const Ids& stop_ids,
+                                     const py::object& priority, const py::object& timeout) {
+    GenerateOptions options;
+    options.max_new_tokens = max_new_tokens;
+    options.sampling = sampling;
+    options.stop_ids = stop_ids;
+    options.priority = static_cast<int>(to_integer("priority", priority, -1000, 1000));
+    if (!timeout.is_none()) options.timeout_s = to_number("timeout", timeout);
+    ReleaseGil release;
+    return self.generate(ids, std::move(options));
 }
 
 const char* reason_name(FinishReason reason) {
@@ -45,6 +70,7 @@ const char* reason_name(FinishReason reason) {
         case FinishReason::kStop: return "stop";
         case FinishReason::kLength: return "length";
         case FinishReason::kCancelled: return "cancelled";
+        case FinishReason::kTimeout: return "timeout";
         default: return nullptr;
     }
 }
@@ -125,13 +151,16 @@ void bind_session(py::module_& m) {
     const auto release = py::call_guard<ReleaseGil>();
     py::class_<Generation, std::shared_ptr<Generation>>(m, "Generation")
         .def("next", &next)
-        .def("cancel", &Generation::cancel)
+        .def("cancel", &Generation::cancel, release)
+        .def("stop", &Generation::stop, release)
         .def("stats", &stats);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")
         .def("prefill", &prefill, py::arg("ids"))
         .def("logits", &logits, py::arg("ids"))
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
-             py::arg("sampling"), py::arg("stop_ids"), release)
+             py::arg("sampling"), py::arg("stop_ids"), py::arg("priority") = 0,
+             py::arg("timeout") = py::none())
+        .def("usage", &usage)
         .def("fork", &Session::fork, release)
         .def("save", &Session::save, py::arg("path"), release)
         .def(

@@ -13,12 +13,35 @@ namespace {
 // twentieth of a step, between these two.
 constexpr std::chrono::nanoseconds kLeastGather = std::chrono::microseconds(200),
                                    kMostGather = std::chrono::milliseconds(5);
-// How long to wait at most for a word that the lock is free.
-constexpr auto kLook = std::chrono::milliseconds(5);
 // A stream that had a token so long ago is still one to keep moving.
 constexpr auto kStreaming = std::chrono::seconds(2);
 
 }  // namespace
+
+Engine::Engine(std::unique_ptr<Model> model, const EngineLimits& limits)
+    : model_(std::move(model)),
+      budget_(std::make_shared<KvBudget>(limits.kv_bytes)),
+      admission_(std::make_shared<Admission>(limits)),
+      prefixes_(limits.prefix_bytes) {}
+
+Engine::PromptWaits::PromptWaits(Engine& engine, int priority)
+    : engine_(engine), priority_(priority) {
+    std::lock_guard lock(engine_.queue_mutex_);
+    engine_.prompt_priorities_.insert(priority_);
+    ++engine_.prompts_waiting_;
+}
+
+bool Engine::PromptWaits::first() const {
+    std::lock_guard lock(engine_.queue_mutex_);
+    return *engine_.prompt_priorities_.rbegin() <= priority_;
+}
+
+void Engine::PromptWaits::end() const {
+    if (!std::exchange(waits_, false)) return;
+    std::lock_guard lock(engine_.queue_mutex_);
+    --engine_.prompts_waiting_;
+    engine_.prompt_priorities_.erase(engine_.prompt_priorities_.find(priority_));
+}
 
 Model& Engine::open_model() {
     if (closed_) throw InvalidArgument("the model is closed");
@@ -38,6 +61,7 @@ void Engine::close() {
     std::vector<std::weak_ptr<Session>> sessions;
     {
         const auto lock = mutex_.lock();
+        prefixes_.clear();
         model_.reset();
         sessions.swap(sessions_);
     }
@@ -135,6 +159,9 @@ void Engine::wait_for_the_last() {
 
 std::vector<DecodeRequest*> Engine::take_waiting(size_t most) {
     std::lock_guard lock(queue_mutex_);
+    if (waiting_.size() > most)
+        std::stable_sort(waiting_.begin(), waiting_.end(),
+                         [](const auto* a, const auto* b) { return a->priority > b->priority; });
     const auto count = static_cast<std::ptrdiff_t>(std::min(most, waiting_.size()));
     std::vector<DecodeRequest*> out(waiting_.begin(), waiting_.begin() + count);
     waiting_.erase(waiting_.begin(), waiting_.begin() + count);

@@ -1,4 +1,5 @@
-// Owns a model and runs its steps one at a time, whichever thread asks.
+// Owns a model and what its sessions share: the steps, one at a time, whichever thread asks; the
+// memory for caches; and the prefixes that were computed before.
 //
 // There is no thread of its own: who wants a token of a session queues its row, and whoever of
 // those gets the lock computes the rows of all that wait, in one step. A prompt's step begins with
@@ -13,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -20,14 +22,27 @@
 #include "base/float_environment.h"
 #include "base/owned_mutex.h"
 #include "model/model.h"
+#include "session/admission.h"
+#include "session/prefix_cache.h"
 
 namespace gptoss {
 
 class Session;
 
+// What a session needs from the engine before it may go on.
+struct AdmissionCall {
+    std::function<size_t(Model&)> missing;   // bytes that it may take until its plan's end
+    std::function<void(Model&)> take;        // puts its cache on the device
+    std::function<void(Model&)> spill = {};  // and takes it off
+};
+
+// Thrown by what a step prepares: the session has to be admitted again first.
+struct NotAdmitted {};
+
 // A row of a decode step that many sessions may share.
 struct DecodeRequest {
-    const void* who;                     // the session
+    const void* who;  // the session
+    int priority = 0;
     std::function<Row(Model&)> prepare;  // makes room in its cache; may set `more`, may throw
     const SampleRequest* sample;
     bool more = false;  // as in Model::decode()
@@ -37,9 +52,16 @@ struct DecodeRequest {
     bool done = false;
 };
 
+// What an engine has and takes, in bytes and counts.
+struct EngineUse {
+    size_t kv_bytes = 0, kv_used = 0, kv_promised = 0, kv_spilled = 0;
+    size_t prefix_bytes = 0, prefix_used = 0, prefixes = 0;
+    int streams = 0, waiting = 0;
+};
+
 class Engine {
   public:
-    explicit Engine(std::unique_ptr<Model> model) : model_(std::move(model)) {}
+    Engine(std::unique_ptr<Model> model, const EngineLimits& limits);
 
     // Frees the weights and the caches of all sessions; from within a step of this thread, when
     // the step ends. Later calls throw InvalidArgument. Does nothing in a forked child, whose
@@ -54,10 +76,14 @@ class Engine {
     // Computes the request's row, with those of others. Throws what became of it; what `interrupt`
     // throws ends only this one.
     void decode(DecodeRequest& request, const Interrupt& interrupt);
-    // A step of other rows, after what waits.
+    // A step of other rows, after what waits; the one of most priority first.
     template <class Use>
-    void step_after_waiting(const Interrupt& interrupt, Use use) {
-        const PromptWaits waits(*this);
+    void step_after_waiting(int priority, const Interrupt& interrupt, Use use) {
+        const PromptWaits waits(*this, priority);
+        while (!waits.first()) {
+            if (interrupt) interrupt();
+            admission_->wait(kLook);
+        }
         step([&](Model& model) {
             waits.end();
             serve(model, interrupt);
@@ -87,8 +113,27 @@ class Engine {
         }
     }
 
+    // A right to go on, not had yet; its end gives it back.
+    std::shared_ptr<Reservation> reserve(const void* who, int priority);
+    // Waits until the session may go on. Throws EngineBusy where too many wait, OutOfMemory where
+    // there could never be enough, and what `pause` throws, which is called while it waits.
+    void admit(Reservation& reservation, const AdmissionCall& call, const Interrupt& pause);
+    // The same for what is done at once, within `take`, and promises nothing. Throws EngineBusy
+    // where there is no room for it.
+    void admit_at_once(const void* who, const AdmissionCall& call);
+    Admission& admission() { return *admission_; }
+    // Under the lock: makes room for so many bytes out of cached prefixes. False if that is not
+    // enough.
+    bool spare(size_t bytes);
+    EngineUse use() const;  // under the lock
+    PrefixCache& prefixes() { return prefixes_; }
+    const std::shared_ptr<KvBudget>& budget() const { return budget_; }
+
   private:
     using Clock = std::chrono::steady_clock;
+
+    // How long to wait at most for a word that the lock is free.
+    static constexpr auto kLook = std::chrono::milliseconds(5);
 
     // Tells those who wait that the lock is free, after it is.
     struct Leaving {
@@ -99,14 +144,15 @@ class Engine {
     // A prompt's step that waits for the lock.
     class PromptWaits {
       public:
-        explicit PromptWaits(Engine& engine) : engine_(engine) { ++engine_.prompts_waiting_; }
+        PromptWaits(Engine& engine, int priority);
         ~PromptWaits() { end(); }
-        void end() const {
-            if (std::exchange(waits_, false)) --engine_.prompts_waiting_;
-        }
+        // Whether none of more priority waits.
+        bool first() const;
+        void end() const;
 
       private:
         Engine& engine_;
+        const int priority_;
         mutable bool waits_ = true;
     };
 
@@ -123,6 +169,9 @@ class Engine {
     void put_back(const std::vector<DecodeRequest*>& batch);
     void prompt_ended();
     void tell_left();
+    bool try_admit(Model& model, Reservation& reservation, const AdmissionCall& call);
+    bool make_room(Model& model, size_t bytes, const Reservation& reservation);
+    bool spill_one(Model& model, const Reservation& reservation);
 
     std::atomic<int> prompts_waiting_{0};
     std::condition_variable changed_;  // something is done, or the lock is free
@@ -131,8 +180,9 @@ class Engine {
     std::condition_variable arrived_;
     uint64_t left_ = 0;  // how often the lock has become free
     std::deque<DecodeRequest*> waiting_;
-    std::vector<const void*> last_batch_;  // who was in it
-    Clock::time_point last_time_;          // when it ended
+    std::multiset<int> prompt_priorities_;  // of those that wait
+    std::vector<const void*> last_batch_;   // who was in it
+    Clock::time_point last_time_;           // when it ended
     Clock::duration last_duration_{};
     bool overlap_ = false;       // several ask at a time
     bool decoded_last_ = false;  // the last step was not a prompt's
@@ -141,6 +191,9 @@ class Engine {
     std::atomic<bool> closed_{false};
     std::unique_ptr<Model> model_;
     std::vector<std::weak_ptr<Session>> sessions_;
+    const std::shared_ptr<KvBudget> budget_;
+    const std::shared_ptr<Admission> admission_;
+    PrefixCache prefixes_;
 };
 
 }  // namespace gptoss

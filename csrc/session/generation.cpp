@@ -8,10 +8,11 @@
 namespace gptoss {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// A stream of no given length is promised memory for so many tokens at a time.
+constexpr int kInstalment = 1024;
 
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 bool needs_counts(const Sampling& s) {
@@ -32,10 +33,38 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
       parameters_(parameters(options.sampling)),
       stop_ids_(options.stop_ids.begin(), options.stop_ids.end()),
       most_tokens_(most_tokens(options, room)),
-      number_(number) {
+      bounded_(options.max_new_tokens.has_value()),
+      number_(number),
+      priority_(options.priority),
+      timeout_s_(options.timeout_s) {
     for (const auto& [token, bias] : sampling_.logit_bias)
         bias_.push_back({static_cast<int>(token), bias});
     stats_.seed = parameters_.seed;
+}
+
+Generation::~Generation() { release(); }
+
+void Generation::cancel() {
+    cancelled_ = true;
+    release();
+}
+
+void Generation::stop() {
+    const auto lock = session_->enter();
+    if (stats_.finish_reason == FinishReason::kNone) finish(FinishReason::kStop);
+}
+
+// Others may go on, at once.
+void Generation::release() {
+    std::lock_guard stats_lock(stats_mutex_);
+    if (reservation_) session_->engine_->admission().release(*reservation_);
+}
+
+bool Generation::asked_to_end() const { return cancelled_ || (end_ && Clock::now() >= *end_); }
+
+int Generation::growth() const {
+    const int left = most_tokens_ - stats_.generated_tokens;
+    return bounded_ ? left : std::min(left, kInstalment);
 }
 
 std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
@@ -49,9 +78,12 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     }
     const auto start = Clock::now();
     const bool first = stats_.generated_tokens == 0;
+    if (timeout_s_ && !end_)
+        end_ = start + std::chrono::duration_cast<Clock::duration>(
+                           std::chrono::duration<double>(*timeout_s_));
     Choice choice;
-    if (!advance(interrupt, choice)) {
-        finish(FinishReason::kCancelled);
+    if (asked_to_end() || !advance(interrupt, choice)) {
+        finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
@@ -84,27 +116,30 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
     }
     const std::vector<int> prompt = std::exchange(prompt_, {});
-    const int cached = session_->computed_;
     SampleRequest request = {parameters_, bias_, seen_, session_->tokens_.size() + prompt.size(),
                              static_cast<int>(sampling_.logprobs)};
     Session::Wanted wanted;
     wanted.request = &request;
     wanted.choice = &choice;
     wanted.more = stats_.generated_tokens + 1 < most_tokens_;
+    wanted.begins = stats_.generated_tokens == 0;
+    wanted.priority = priority_;
+    wanted.growth = growth();
     bool whole = false;
     try {
-        whole = session_->compute(prompt, wanted, interrupt, [this] { return cancelled_.load(); });
+        whole = session_->compute(prompt, wanted, interrupt, [this] { return asked_to_end(); });
     } catch (...) {
         // What was computed stays; this stream cannot know where it would go on.
         finish(FinishReason::kCancelled);
         throw;
     }
-    if (stats_.generated_tokens == 0) {
+    if (wanted.begins) {
         // Chains of thought are dropped later, back to here.
         if (whole) session_->snapshot();
         std::lock_guard stats_lock(stats_mutex_);
-        stats_.cached_tokens = cached;
-        stats_.prefilled_tokens = session_->computed_ - cached;
+        reservation_ = session_->reservation_;
+        stats_.cached_tokens = session_->usage_.cached_tokens;
+        stats_.prefilled_tokens = session_->usage_.prefilled_tokens;
     }
     return whole;
 }
@@ -116,8 +151,12 @@ void Generation::count(int token, bool generated) {
 }
 
 void Generation::finish(FinishReason reason) {
-    std::lock_guard stats_lock(stats_mutex_);
-    stats_.finish_reason = reason;
+    {
+        std::lock_guard stats_lock(stats_mutex_);
+        stats_.finish_reason = reason;
+    }
+    // One that a newer call has superseded has none of its own any more.
+    if (number_ == session_->generation_) session_->give_up_reservation();
 }
 
 GenerationStats Generation::stats() const {

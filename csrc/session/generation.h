@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -17,7 +18,7 @@ struct GeneratedToken {
     std::vector<TopLogprob> top_logprobs;  // most likely first
 };
 
-enum class FinishReason { kNone, kStop, kLength, kCancelled };
+enum class FinishReason { kNone, kStop, kLength, kCancelled, kTimeout };
 
 struct GenerationStats {
     int cached_tokens = 0;     // of the context that were in the cache already
@@ -34,15 +35,23 @@ class Generation {
     // Made by Session::generate.
     Generation(std::shared_ptr<Session> session, std::vector<int> prompt, GenerateOptions options,
                int room, uint64_t number);
+    ~Generation();
 
     // The next token, which the session then holds too; none when finished.
     std::optional<GeneratedToken> next(const Interrupt& interrupt);
     // Ends the stream before its next step; from any thread.
-    void cancel() { cancelled_ = true; }
+    void cancel();
+    // Ends it after the token given last, as a stop id does.
+    void stop();
     GenerationStats stats() const;
 
   private:
+    using Clock = std::chrono::steady_clock;
+
     bool advance(const Interrupt& interrupt, Choice& choice);
+    bool asked_to_end() const;
+    int growth() const;
+    void release();
     void count(int token, bool generated);
     void finish(FinishReason reason);
 
@@ -53,15 +62,20 @@ class Generation {
     std::vector<int> stop_ids_;
     std::vector<TokenBias> bias_;
     const int most_tokens_;
+    const bool bounded_;  // max_new_tokens was given
     const uint64_t number_;
+    const int priority_;
+    const std::optional<double> timeout_s_;
     std::atomic<bool> cancelled_{false};
 
     // Under the session's mutex.
     std::vector<TokenCount> seen_;  // kept only when a penalty needs it
     std::unordered_map<int, size_t> seen_index_;
+    std::optional<Clock::time_point> end_;  // of the time given
     // Written under the session's mutex, read without waiting for a step.
     mutable std::mutex stats_mutex_;
     GenerationStats stats_;
+    std::shared_ptr<Reservation> reservation_;
 };
 
 }  // namespace gptoss

@@ -18,21 +18,33 @@ std::byte** KvCache::page_table() const {
 }
 
 size_t KvCache::bytes() const {
-    size_t out = ring_.size() + pages_.size() * geometry_.page_bytes;
-    for (const auto& snapshot : snapshots_) out += snapshot->window.size();
+    size_t out = 0;
+    for_each_block(*this, [&](const HeldBlock& block) { out += block->bytes(); });
     return out;
+}
+
+HeldBlock KvCache::allocate(Backend& backend, size_t bytes, const char* purpose) const {
+    return HeldBlock(std::make_shared<KvBlock>(budget_, backend, bytes, purpose));
 }
 
 void KvCache::make(Backend& backend) {
     if (table_.data()) return;
-    StageMemory ring;
+    HeldBlock ring;
     if (geometry_.ring_bytes)
-        ring = backend.allocate(geometry_.ring_bytes, "a session's sliding-window cache");
+        ring = allocate(backend, geometry_.ring_bytes, "a session's sliding-window cache");
     table_ = backend.allocate(sizeof(KvView) + most_pages_ * sizeof(std::byte*),
                               "a session's table of pages");
     ring_ = std::move(ring);
-    const KvView view = {page_table(), ring_.data()};
+    write_table(backend);
+}
+
+void KvCache::write_table(Backend& backend) const {
+    const KvView view = {page_table(), ring_ ? ring_->data() : nullptr};
     backend.write(table_.data(), &view, sizeof(view));
+    std::vector<std::byte*> addresses;
+    for (const HeldBlock& page : pages_) addresses.push_back(page->data());
+    if (!addresses.empty())
+        backend.write(page_table(), addresses.data(), addresses.size() * sizeof(std::byte*));
 }
 
 void KvCache::reserve(Backend& backend, int begin, int end) {
@@ -42,9 +54,8 @@ void KvCache::reserve(Backend& backend, int begin, int end) {
         pages_.reserve(std::max(pages_.size(), last));
         for (size_t i = first; i < last; ++i) {
             const bool made = i < pages_.size();
-            if (made && pages_[i].use_count() == 1) continue;
-            auto page = std::make_shared<const StageMemory>(
-                backend.allocate(geometry_.page_bytes, "a page of a session's cache"));
+            if (made && !pages_[i].shared()) continue;
+            HeldBlock page = allocate(backend, geometry_.page_bytes, "a page of a session's cache");
             std::byte* const data = page->data();
             const bool keeps = static_cast<int>(i) * KvGeometry::kPageTokens < begin;
             if (made && keeps) backend.copy(data, pages_[i]->data(), geometry_.page_bytes);
@@ -67,26 +78,74 @@ bool KvCache::try_reserve(Backend& backend, int begin, int end) {
     }
 }
 
+size_t KvCache::missing(int begin, int end) const {
+    size_t out = ring_ || !geometry_.ring_bytes ? 0 : geometry_.ring_bytes;
+    if (geometry_.page_bytes)
+        for (size_t i = begin / KvGeometry::kPageTokens; i < size_t(geometry_.pages(end)); ++i)
+            if (i >= pages_.size() || pages_[i].shared()) out += geometry_.page_bytes;
+    for_each_block(*this, [&](const HeldBlock& block) {
+        if (!block->resident()) out += block->bytes();
+    });
+    return out;
+}
+
 std::unique_ptr<KvCache> KvCache::fork(Backend& backend, int positions) const {
-    auto out = std::make_unique<KvCache>(geometry_, most_pages_ * KvGeometry::kPageTokens);
+    auto out = std::make_unique<KvCache>(geometry_, budget_, most_pages_ * KvGeometry::kPageTokens);
     if (positions == 0) return out;
-    out->make(backend);
+    out->adopt(backend, prefix(backend, positions));
+    out->snapshots_.clear();
+    for (const Snapshot& snapshot : snapshots_)
+        if (snapshot.positions <= positions) out->snapshots_.push_back(snapshot);
+    return out;
+}
+
+KvPrefix KvCache::prefix(Backend& backend, int positions) const {
+    KvPrefix out;
+    out.positions = positions;
     const auto held =
         static_cast<std::ptrdiff_t>(geometry_.page_bytes ? geometry_.pages(positions) : 0);
-    out->pages_.assign(pages_.begin(), pages_.begin() + held);
-    std::vector<std::byte*> addresses;
-    for (const auto& page : out->pages_) addresses.push_back(page->data());
-    backend.write(out->page_table(), addresses.data(), addresses.size() * sizeof(std::byte*));
-    for (const auto& snapshot : snapshots_)
-        if (snapshot->positions <= positions) out->snapshots_.push_back(snapshot);
-    if (geometry_.ring_bytes) {
-        const Snapshot now = {positions,
-                              backend.allocate(geometry_.window_bytes, "a fork of a session")};
-        copy_window(backend, positions, now.window.data(), Direction::kFromRing);
-        out->restore(backend, now);
-        backend.synchronize();  // before the packed window goes
-    }
+    out.pages.assign(pages_.begin(), pages_.begin() + held);
+    for (const Snapshot& snapshot : snapshots_)
+        if (snapshot.positions == positions) out.window = snapshot.window;
+    if (!out.window && geometry_.ring_bytes) out.window = window_before(backend, positions);
     return out;
+}
+
+void KvCache::adopt(Backend& backend, const KvPrefix& prefix) {
+    std::vector<HeldBlock> pages = prefix.pages;
+    make(backend);
+    forget_snapshots_after(prefix.positions);
+    if (prefix.window && (snapshots_.empty() || snapshots_.back().positions < prefix.positions)) {
+        snapshots_.push_back({prefix.positions, prefix.window});
+        thin_snapshots();
+    }
+    pages_.swap(pages);
+    write_table(backend);
+    if (prefix.window) fill_ring(backend, prefix.positions, prefix.window->data());
+}
+
+void KvCache::spill(Backend& backend) {
+    if (resident_) for_each_block(*this, [](HeldBlock& block) { block.loosen(); });
+    resident_ = false;
+    for_each_block(*this, [&](HeldBlock& block) {
+        if (block->pins() == 0) block->to_host(backend);
+    });
+}
+
+bool KvCache::spillable() const {
+    bool out = false;
+    for_each_block(*this, [&](const HeldBlock& block) {
+        out = out || (block->resident() && block->pins() == (resident_ ? 1 : 0));
+    });
+    return out;
+}
+
+void KvCache::restore(Backend& backend) {
+    if (resident_) return;
+    for_each_block(*this, [&](HeldBlock& block) { block->to_device(backend); });
+    for_each_block(*this, [](HeldBlock& block) { block.pin(); });
+    if (table_.data()) write_table(backend);
+    resident_ = true;
 }
 
 int KvCache::pieces(int positions) const {
@@ -126,52 +185,70 @@ void KvCache::write_piece(Backend& backend, int positions, int piece, const std:
         backend.write(pages_[piece]->data(), from, bytes);
         return;
     }
-    const Snapshot now = {positions, backend.allocate(bytes, "loading a session")};
-    backend.write(now.window.data(), from, bytes);
-    restore(backend, now);
+    const StageMemory window = backend.allocate(bytes, "loading a session");
+    backend.write(window.data(), from, bytes);
+    fill_ring(backend, positions, window.data());
     backend.synchronize();  // before the packed window goes
+}
+
+HeldBlock KvCache::window_before(Backend& backend, int positions) const {
+    HeldBlock out = allocate(backend, geometry_.window_bytes, "a snapshot of a session");
+    copy_window(backend, positions, out->data(), Direction::kFromRing);
+    return out;
 }
 
 void KvCache::snapshot(Backend& backend, int positions) {
     if (!geometry_.ring_bytes || positions == 0) return;
-    while (!snapshots_.empty() && snapshots_.back()->positions > positions) snapshots_.pop_back();
-    if (!snapshots_.empty() && positions - snapshots_.back()->positions < kSnapshotDistance) return;
-    try {
-        auto made = std::make_shared<Snapshot>();
-        made->positions = positions;
-        made->window = backend.allocate(geometry_.window_bytes, "a snapshot of a session");
-        copy_window(backend, positions, made->window.data(), Direction::kFromRing);
-        snapshots_.push_back(std::move(made));
-    } catch (const OutOfMemory&) {
-        return;
+    forget_snapshots_after(positions);
+    if (!snapshots_.empty() && positions - snapshots_.back().positions < kSnapshotDistance) return;
+    snapshots_.push_back({positions, window_before(backend, positions)});
+    thin_snapshots();
+}
+
+void KvCache::forget_snapshots_after(int positions) {
+    while (!snapshots_.empty() && snapshots_.back().positions > positions) snapshots_.pop_back();
+}
+
+// The one goes without which the longest way between two grows least.
+void KvCache::thin_snapshots() {
+    if (snapshots_.size() <= kMostSnapshots) return;
+    size_t least = 0;
+    int way = snapshots_[1].positions;
+    for (size_t i = 1; i + 1 < snapshots_.size(); ++i) {
+        const int without = snapshots_[i + 1].positions - snapshots_[i - 1].positions;
+        if (without < way) {
+            least = i;
+            way = without;
+        }
     }
-    if (snapshots_.size() > kMostSnapshots) snapshots_.pop_front();
+    snapshots_.erase(snapshots_.begin() + static_cast<std::ptrdiff_t>(least));
 }
 
 int KvCache::rewind(Backend& backend, int positions) {
     if (!geometry_.ring_bytes) return positions;
-    while (!snapshots_.empty() && snapshots_.back()->positions > positions) snapshots_.pop_back();
+    forget_snapshots_after(positions);
     const int oldest = std::max(ring_begin_, ring_end_ - geometry_.ring_slots);
     if (std::max(0, positions - geometry_.window) >= oldest) return positions;
     if (snapshots_.empty()) {
         ring_begin_ = ring_end_ = 0;
         return 0;
     }
-    restore(backend, *snapshots_.back());
-    return snapshots_.back()->positions;
+    const Snapshot& last = snapshots_.back();
+    fill_ring(backend, last.positions, last.window->data());
+    return last.positions;
 }
 
-void KvCache::restore(Backend& backend, const Snapshot& from) {
-    copy_window(backend, from.positions, from.window.data(), Direction::kToRing);
-    ring_begin_ = std::max(0, from.positions - geometry_.window);
-    ring_end_ = from.positions;
+void KvCache::fill_ring(Backend& backend, int positions, std::byte* packed) {
+    copy_window(backend, positions, packed, Direction::kToRing);
+    ring_begin_ = std::max(0, positions - geometry_.window);
+    ring_end_ = positions;
 }
 
 void KvCache::copy_window(Backend& backend, int positions, std::byte* packed,
                           Direction direction) const {
     geometry_.for_each_window_run(std::max(0, positions - geometry_.window), positions,
                                   [&](size_t in_ring, size_t bytes) {
-                                      std::byte* const ring = ring_.data() + in_ring;
+                                      std::byte* const ring = ring_->data() + in_ring;
                                       if (direction == Direction::kFromRing)
                                           backend.copy(packed, ring, bytes);
                                       else

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -23,6 +24,14 @@ struct GenerateOptions {
     std::optional<int64_t> max_new_tokens;  // none: until the context is full
     Sampling sampling;
     std::vector<int64_t> stop_ids;
+    int priority = 0;                 // more goes first
+    std::optional<double> timeout_s;  // from the first token's beginning to the last one's end
+};
+
+// What the latest call of a session has cost.
+struct Usage {
+    int cached_tokens = 0;     // of the context that were in the cache already
+    int prefilled_tokens = 0;  // computed before the first token, or at all
 };
 
 // Calls may come from any thread and wait for each other. A call that fails or is interrupted
@@ -35,7 +44,7 @@ class Session : public std::enable_shared_from_this<Session> {
     Session(std::shared_ptr<Engine> engine, int64_t max_context);
 
     // Appends the tokens and computes their keys and values.
-    void prefill(std::span<const int64_t> ids, const Interrupt& interrupt);
+    Usage prefill(std::span<const int64_t> ids, const Interrupt& interrupt);
     // The same, and writes the logits after each: out is [ids.size(), vocab].
     void logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt);
     // Checks everything; the work is done by the generation's next().
@@ -59,7 +68,13 @@ class Session : public std::enable_shared_from_this<Session> {
     std::vector<int> tokens() const;
     int position() const { return position_; }
     size_t cache_bytes() const;
+    Usage usage() const;
     bool closed() const { return closing_; }
+    // When it computed last, in ticks of the steady clock.
+    int64_t last_used() const { return last_used_; }
+    // For the engine, under its lock: takes the cache off the device unless it is in use. False if
+    // that freed nothing.
+    bool spill_if_idle(Model& model);
     int vocab_size() const { return vocab_size_; }
     int max_context() const { return max_context_; }
 
@@ -78,17 +93,59 @@ class Session : public std::enable_shared_from_this<Session> {
         const SampleRequest* request = nullptr;  // for the last row
         Choice* choice = nullptr;                // out
         bool more = false;                       // the token after it is likely to be wanted next
+        bool begins = true;                      // a call or a stream
+        int priority = 0;
+        int growth = 0;  // tokens after these that memory is promised for
     };
+    // A call that is no stream: it ends those before, and its right to go on ends with it.
+    class Call {
+      public:
+        explicit Call(Session& session) : session_(session) { session_.end_streams(); }
+        ~Call() { session_.give_up_reservation(); }
+
+      private:
+        Session& session_;
+    };
+    // While rows are computed: what comes to an end with that, also by an exception.
+    class Busy {
+      public:
+        explicit Busy(Session& session) : session_(session) { session_.set_busy(true); }
+        ~Busy() { session_.set_busy(false); }
+
+      private:
+        Session& session_;
+    };
+    void set_busy(bool busy);
+    // Throws OutOfMemory if the model's caches may never hold so many tokens.
+    void check_fits(int tokens) const;
+    void end_streams();
+    void give_up_reservation();
     // Appends ids and computes all that is not. False if cancelled between two steps.
     bool compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,
                  const Cancelled& cancelled);
     // Computes `count` rows of one form from computed_ on, in one step.
     void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
     // The same for one generated token, together with others' and chosen after.
-    void decode(const SampleRequest& sample, bool more, Choice& choice, const Interrupt& interrupt);
+    void decode(const Wanted& wanted, const Interrupt& interrupt);
+    // Waits until the engine lets it go on, with a cached prefix of its tokens where there is one.
+    void admit(const Wanted& wanted, const Interrupt& pause);
+    bool admitted(int end) const;
+    // Within a step: room for rows up to `end`. Throws NotAdmitted.
+    void make_room(Model& model, int end);
+    // Within a step: makes the cache ready for what was planned.
+    void take_cache(Model& model, const KvPrefix* found, int computed);
+    // Does `use` with the cache on the device, where it finds `more_bytes(model)` more.
+    void with_cache(const std::function<size_t(Model&)>& more_bytes,
+                    const std::function<void(Model&)>& use) const;
     void append(int token, Form form);
-    // Remembers how to come back to what is computed now.
+    // Remembers how to come back to what is computed now, here and in other sessions.
     void snapshot();
+    void snapshot(Model& model);  // the same within a step
+    // Within a step: for other sessions whose tokens begin with the first `position` of these.
+    void publish(Model& model, int position);
+    // The same for places in the rows just computed, from `begin` on, where others may branch off.
+    void publish_within(Model& model, int begin, int end);
+    std::vector<PrefixCache::Key> keys(int count) const;
     // Rows from computed_ on that one step takes, and their form.
     std::pair<int, Form> next_rows() const;
 
@@ -97,6 +154,7 @@ class Session : public std::enable_shared_from_this<Session> {
     int max_context_ = 0;
     int prefill_rows_ = 0, decode_rows_ = 0;  // of a step at most
     Form prompt_form_ = Form::kPrefill;
+    bool forms_agree_ = false;
 
     mutable OwnedMutex mutex_;
     std::atomic<bool> closing_{false};
@@ -106,6 +164,11 @@ class Session : public std::enable_shared_from_this<Session> {
     std::vector<Form> forms_;  // of tokens_: generated ones are computed in the decode form
     int computed_ = 0;         // tokens whose keys and values are in the cache
     uint64_t generation_ = 0;  // the latest; older streams have ended
+    std::shared_ptr<Reservation> reservation_;  // of the latest call
+    int planned_end_ = 0;                       // what it was admitted for
+    int published_ = 0, branch_ = 0;            // positions: the last one published, one to be
+    Usage usage_;
+    std::atomic<int64_t> last_used_{0};
 };
 
 }  // namespace gptoss

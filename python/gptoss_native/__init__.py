@@ -1,11 +1,20 @@
 """gpt-oss-20b and gpt-oss-120b inside your own process: hand-written kernels, no torch."""
 
-from ._core import CheckpointError, DeviceError, Error, InvalidArgument, OutOfMemory
+from ._core import (
+    CheckpointError,
+    DeviceError,
+    EngineBusy,
+    Error,
+    InvalidArgument,
+    OutOfMemory,
+)
 from .checkpoint import Checkpoint, read_checkpoint
+from .limits import Limits
 from .machine import info, plan
 from .model import Model
 from .sampling import Sampling
-from .session import Session, Stats, Stream, Token
+from .session import Session, Usage
+from .stream import Stats, Stream, Token
 from .tokenizer import StreamDecoder, Tokenizer
 
 __version__ = "0.1.0"
@@ -14,8 +23,10 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DeviceError",
+    "EngineBusy",
     "Error",
     "InvalidArgument",
+    "Limits",
     "Model",
     "OutOfMemory",
     "Sampling",
@@ -25,6 +36,7 @@ __all__ = [
     "StreamDecoder",
     "Token",
     "Tokenizer",
+    "Usage",
     "info",
     "plan",
     "read_checkpoint",

@@ -9,6 +9,7 @@ from typing import Any
 from . import _core
 from .checkpoint import parse_config, read_checkpoint
 from .closing import Closing
+from .limits import Limits
 from .session import Session, checked_path
 from .shapes import named_shape
 from .tokenizer import Tokenizer
@@ -40,6 +41,7 @@ class Model(Closing):
         precision: str = "fast",
         threads: int | None = None,
         deterministic: bool = False,
+        limits: Limits | None = None,
         progress: Progress | None = None,
     ) -> "Model":
         """Load a published checkpoint, in Hugging Face's or OpenAI's own form.
@@ -49,7 +51,8 @@ class Model(Closing):
         tensor, `"worst_dense_error"`).
         precision: "fast", or "exact" with float32 activations and cache. threads: all that the
         process may use, or so many. deterministic: a text's numbers are the same bits whether it
-        was generated or fed as a prompt, for slower prompts. progress is called with (bytes done,
+        was generated or fed as a prompt, for slower prompts. limits: what its sessions may take
+        together; those of `Limits()`. progress is called with (bytes done,
         bytes in all) from this thread; what it raises ends the loading and frees everything.
 
         Raises CheckpointError naming the file and tensor, InvalidArgument, OutOfMemory,
@@ -65,6 +68,7 @@ class Model(Closing):
             precision=precision,
             threads=threads,
             deterministic=deterministic,
+            limits=_native(limits),
             progress=progress,
         )
         return cls(core, checkpoint.stop_ids, checkpoint.tokenizer)
@@ -80,6 +84,7 @@ class Model(Closing):
         precision: str = "fast",
         threads: int | None = None,
         deterministic: bool = False,
+        limits: Limits | None = None,
         progress: Progress | None = None,
     ) -> "Model":
         """Make a model with random weights: to time a machine before a download.
@@ -97,6 +102,7 @@ class Model(Closing):
             precision=precision,
             threads=threads,
             deterministic=deterministic,
+            limits=_native(limits),
             progress=progress,
         )
         return cls(core, (), None)
@@ -110,6 +116,7 @@ class Model(Closing):
         precision: str = "fast",
         threads: int | None = None,
         deterministic: bool = False,
+        limits: Limits | None = None,
     ) -> "Model":
         """Load the small trained model inside the wheel: sums, two tools, a few capitals."""
         return cls.load(
@@ -119,6 +126,7 @@ class Model(Closing):
             precision=precision,
             threads=threads,
             deterministic=deterministic,
+            limits=limits,
         )
 
     @property
@@ -145,19 +153,26 @@ class Model(Closing):
 
         Memory for it is taken as it grows. Raises InvalidArgument.
         """
-        return Session(self._core.session(max_context), self.stop_ids)
+        return self._opened(self._core.session(max_context))
+
+    def _opened(self, core: _core.Session) -> Session:
+        return Session(core, self.stop_ids, lambda: self.tokenizer)
 
     def load_session(self, path: str | os.PathLike[str]) -> Session:
         """Return a session that goes on from a file of `Session.save`, to the same bits.
 
         Raises CheckpointError naming the file if it cannot be read, is no saved session, is damaged
         or was saved from a model of other weights, options or another kind of device: nothing has
-        changed then. Raises OutOfMemory.
+        changed then. Raises OutOfMemory, EngineBusy when others' caches take all there is.
         """
-        return Session(self._core.load_session(checked_path(path)), self.stop_ids)
+        return self._opened(self._core.load_session(checked_path(path)))
 
     def info(self) -> dict[str, Any]:
-        """Sizes, bytes, the kernel of each stage, and what requantising lost.
+        """Sizes, bytes, the kernel of each stage, what the caches take, what requantising lost.
+
+        `"caches"`: bytes of the device's memory that the sessions' keys and values may take, take,
+        and were promised; of the host's; what kept prefixes take of them; how many streams go on
+        and wait.
 
         `"dense_errors"` is by tensor: root of (squared error / squared weight);
         `"worst_dense_error"` is the largest of them, 0 where nothing was requantised.
@@ -181,6 +196,12 @@ class Model(Closing):
     @property
     def closed(self) -> bool:
         return self._core.closed
+
+
+def _native(limits: Limits | None) -> dict[str, int | None]:
+    if limits is not None and not isinstance(limits, Limits):
+        raise _core.InvalidArgument(f"limits is {limits!r}, wanted a Limits")
+    return (limits or Limits()).native()
 
 
 def demo_path() -> Path:

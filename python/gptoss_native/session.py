@@ -1,14 +1,11 @@
-"""One conversation on a model, and the stream of tokens it generates."""
+"""One conversation on a model."""
 
-import functools
+import dataclasses
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsIndex
-
-if TYPE_CHECKING:
-    import concurrent.futures
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +13,16 @@ import numpy.typing as npt
 from . import _core
 from .closing import Closing
 from .sampling import Sampling
+from .stream import StopStrings, Stream
+from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Token:
-    """A generated token. Log-probabilities are natural, of the model's own distribution."""
-
-    id: int
-    logprob: float
-    top_logprobs: tuple[tuple[int, float], ...]  # (id, logprob), most likely first
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What a stream has cost so far. Times are in seconds."""
+class Usage:
+    """What the latest call of a session has cost."""
 
     cached_tokens: int  # of the context, found in the cache
-    prefilled_tokens: int  # computed before the first token
-    generated_tokens: int
-    ttft_s: float  # from asking for the first token to having it
-    decode_s: float  # for the tokens after the first
-    tokens_per_s: float  # of the tokens after the first
-    finish_reason: str | None  # "stop", "length", "cancelled", or None while it runs
-    seed: int  # that gives the same text again
+    prefilled_tokens: int  # computed: of a stream, before its first token
 
 
 def _checked(name: str, ids: Iterable[SupportsIndex]) -> list[int]:
@@ -63,63 +47,6 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     return name
 
 
-@functools.cache
-def _threads_of(_process: int) -> "concurrent.futures.ThreadPoolExecutor":
-    from concurrent.futures import ThreadPoolExecutor
-
-    # One for each stream that waits for its token at a time; asyncio's own pool has six on two
-    # processors, and tokens of streams that wait for a thread are not computed together.
-    return ThreadPoolExecutor(max_workers=256, thread_name_prefix="gptoss-native")
-
-
-def _threads() -> "concurrent.futures.ThreadPoolExecutor":
-    return _threads_of(os.getpid())  # a forked child has none of its parent's threads
-
-
-class Stream:
-    """Tokens as they are generated: use `for`, or `async for`.
-
-    Work happens while the next token is waited for. Leaving the loop leaves the session as it is
-    then, and the stream may be gone on with until the session is used for something else.
-    """
-
-    def __init__(self, core: _core.Generation) -> None:
-        self._core = core
-
-    def __iter__(self) -> "Stream":
-        return self
-
-    def __next__(self) -> Token:
-        token = self._core.next()
-        if token is None:
-            raise StopIteration
-        return Token(*token)
-
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> Token:
-        import asyncio  # here, since it is a third of what importing this package would take
-
-        # The step runs on another thread, without the GIL: the event loop stays free.
-        try:
-            token = await asyncio.get_running_loop().run_in_executor(_threads(), self._core.next)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if token is None:
-            raise StopAsyncIteration
-        return Token(*token)
-
-    def cancel(self) -> None:
-        """End the stream before its next step; from any thread."""
-        self._core.cancel()
-
-    @property
-    def stats(self) -> Stats:
-        return Stats(**self._core.stats())
-
-
 class Session(Closing):
     """A conversation: the tokens so far and their keys and values. Made by `Model.session`.
 
@@ -127,9 +54,15 @@ class Session(Closing):
     interrupted the session goes on from `position`. A context manager.
     """
 
-    def __init__(self, core: _core.Session, stop_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        core: _core.Session,
+        stop_ids: tuple[int, ...],
+        tokenizer: Callable[[], Tokenizer],
+    ) -> None:
         self._core = core
         self._stop_ids = stop_ids
+        self._tokenizer = tokenizer  # for stop strings alone
 
     def generate(
         self,
@@ -138,15 +71,23 @@ class Session(Closing):
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop_ids: Iterable[SupportsIndex] | None = None,
+        stop: str | Sequence[str] = (),
+        priority: int = 0,
+        timeout: float | None = None,
     ) -> Stream:
         """Append the ids and generate after them, until a stop id, which is the last token given.
 
         max_new_tokens: as many as the context holds. sampling: the model's distribution
-        unchanged. stop_ids: the checkpoint's own; [] for none. Generated tokens belong to the
-        session. Work begins when the first token is asked for: ids of a stream that nobody reads
-        are not appended. Everything is checked here, before any work.
+        unchanged. stop_ids: the checkpoint's own; [] for none. stop: strings; the token whose text
+        completes one is the last. priority: -1000 to 1000; more goes first where not all can go on
+        at a time. timeout: seconds from asking for the first token, after which the stream ends.
+        Generated tokens belong to the session. Work begins when the first token is asked for: ids
+        of a stream that nobody reads are not appended. What can be checked is checked here, before
+        any work.
 
-        Raises InvalidArgument, also when ids and max_new_tokens do not fit the context.
+        Raises InvalidArgument, also when ids and max_new_tokens do not fit the context;
+        OutOfMemory when its cache could never fit `Limits.kv_bytes`. Asking for a token raises
+        EngineBusy when more streams wait than `Limits.max_waiting`.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
@@ -154,18 +95,57 @@ class Session(Closing):
             sampling = Sampling()
         elif not isinstance(sampling, Sampling):
             raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
-        return Stream(
-            self._core.generate(
-                _checked("ids", ids),
-                max_new_tokens=max_new_tokens,
-                sampling=sampling.native(),
-                stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
-            )
+        stops = StopStrings.of(stop, self._tokenizer)
+        core = self._core.generate(
+            _checked("ids", ids),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling.native(),
+            stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
+            priority=priority,
+            timeout=timeout,
         )
+        return Stream(core, stops)
 
-    def prefill(self, ids: Iterable[SupportsIndex]) -> None:
-        """Append the ids and compute their keys and values. Raises InvalidArgument."""
-        self._core.prefill(_checked("ids", ids))
+    def completions(
+        self,
+        ids: Iterable[SupportsIndex] = (),
+        n: int = 1,
+        *,
+        sampling: Sampling | None = None,
+        **options: object,
+    ) -> list[tuple["Session", Stream]]:
+        """Append the ids, once, and return n forks, each with a stream that goes on after them.
+
+        A seed in `sampling` is the first fork's; the others count on from it. Other options are
+        those of `generate`. This session stays where the ids end. Raises what `generate` and
+        `fork` raise; then no fork is left.
+        """
+        if not isinstance(n, int) or not 1 <= n <= 1024:
+            raise _core.InvalidArgument(f"n is {n!r}, wanted 1 to 1024")
+        sampling = Sampling() if sampling is None else sampling
+        if not isinstance(sampling, Sampling):
+            raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
+        self.prefill(ids)
+        out: list[tuple[Session, Stream]] = []
+        try:
+            for number in range(n):
+                mine = sampling
+                if sampling.seed is not None:
+                    mine = dataclasses.replace(sampling, seed=(sampling.seed + number) % 2**64)
+                twin = self.fork()
+                out.append((twin, twin.generate(sampling=mine, **options)))  # type: ignore[arg-type]
+        except BaseException:
+            for twin, _ in out:
+                twin.close()
+            raise
+        return out
+
+    def prefill(self, ids: Iterable[SupportsIndex]) -> Usage:
+        """Append the ids and compute their keys and values, or find them in the cache.
+
+        Raises InvalidArgument, OutOfMemory, EngineBusy.
+        """
+        return Usage(*self._core.prefill(_checked("ids", ids)))
 
     def logits(self, ids: Iterable[SupportsIndex]) -> npt.NDArray[np.float32]:
         """Append the ids and return the logits after each: float32 [len(ids), vocab_size].
@@ -178,9 +158,10 @@ class Session(Closing):
         """Return another session that holds the same tokens and goes on by itself.
 
         Nothing is computed again; keys and values of full layers are shared until one of the two
-        writes to them. Raises OutOfMemory, InvalidArgument once closed.
+        writes to them. Raises OutOfMemory, EngineBusy when others' caches take all there is,
+        InvalidArgument once closed.
         """
-        return Session(self._core.fork(), self._stop_ids)
+        return Session(self._core.fork(), self._stop_ids, self._tokenizer)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the session to a file, to go on from with `Model.load_session`.
@@ -214,12 +195,17 @@ class Session(Closing):
         return self._core.position()
 
     @property
+    def usage(self) -> Usage:
+        """What the latest call of `prefill`, `logits` or `generate` has cost."""
+        return Usage(*self._core.usage())
+
+    @property
     def max_context(self) -> int:
         return self._core.max_context
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes the keys and values take now."""
+        """Bytes the keys and values take now, with those shared with other sessions."""
         return self._core.cache_bytes()
 
     def close(self) -> None:
