@@ -28,13 +28,8 @@ def options(seed, count=30):
 def each(config):
     """Return the bytes of a session of 512 tokens, as many as a session here has at most."""
     with gn.Model.random(config("tiny"), seed=3) as model, model.session() as session:
-        session.prefill(some(100))
-        short = session.cache_bytes
-        session.prefill(some(28))
-        page = model.info()["caches"]["kv_used_bytes"]
-        session.prefill(some(2, 1))
-        page = session.cache_bytes - short
-        return short + 3 * page
+        session.prefill(some(512))
+        return session.cache_bytes
 
 
 @pytest.fixture
@@ -229,7 +224,7 @@ def test_a_timeout_ends_a_stream_where_it_is(make, each):
     tokens = [token.id for token in stream]
     assert stream.stats.finish_reason == "timeout"
     assert session.tokens == some(20) + tokens
-    assert np.array_equal(session.logits(PROBE).shape, (3, 512))
+    assert len(list(session.generate(max_new_tokens=3, stop_ids=[]))) == 3
 
 
 def test_a_timeout_ends_waiting_too(make, each):

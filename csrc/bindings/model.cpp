@@ -92,12 +92,6 @@ Options to_options(const py::object& device, const py::object& dense, const py::
     return o;
 }
 
-bool to_flag(const char* name, py::handle value) {
-    if (!PyBool_Check(value.ptr()))
-        throw InvalidArgument(message(name, " is ", shown(value), ", wanted True or False"));
-    return value.ptr() == Py_True;
-}
-
 void read_limits(Options& options, const py::dict& limits) {
     const auto bytes = [&](const char* name) -> std::optional<size_t> {
         const auto value = to_optional_integer(name, limits[name], 0, kMostBytes);

@@ -61,4 +61,10 @@ inline double to_number(const char* name, pybind11::handle value) {
     return out;
 }
 
+inline bool to_flag(const char* name, pybind11::handle value) {
+    if (!PyBool_Check(value.ptr()))
+        throw InvalidArgument(message(name, " is ", shown(value), ", wanted True or False"));
+    return value.ptr() == Py_True;
+}
+
 }  // namespace gptoss

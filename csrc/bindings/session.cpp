@@ -54,13 +54,15 @@ py::tuple usage(const Session& self) {
 std::shared_ptr<Generation> generate(Session& self, const Ids& ids,
                                      std::optional<int64_t> max_new_tokens,
                                      const Sampling& sampling, const Ids& stop_ids,
-                                     const py::object& priority, const py::object& timeout) {
+                                     const py::object& priority, const py::object& timeout,
+                                     const py::object& lookup) {
     GenerateOptions options;
     options.max_new_tokens = max_new_tokens;
     options.sampling = sampling;
     options.stop_ids = stop_ids;
     options.priority = static_cast<int>(to_integer("priority", priority, -1000, 1000));
     if (!timeout.is_none()) options.timeout_s = to_number("timeout", timeout);
+    options.lookup = to_flag("lookup", lookup);
     ReleaseGil release;
     return self.generate(ids, std::move(options));
 }
@@ -86,6 +88,8 @@ py::dict stats(const Generation& self) {
     out["cached_tokens"] = s.cached_tokens;
     out["prefilled_tokens"] = s.prefilled_tokens;
     out["generated_tokens"] = s.generated_tokens;
+    out["drafted_tokens"] = s.drafted_tokens;
+    out["accepted_tokens"] = s.accepted_tokens;
     out["ttft_s"] = s.ttft_s;
     out["decode_s"] = s.decode_s;
     out["tokens_per_s"] = decoded > 0 && s.decode_s > 0 ? decoded / s.decode_s : 0.0;
@@ -159,7 +163,7 @@ void bind_session(py::module_& m) {
         .def("logits", &logits, py::arg("ids"))
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), py::arg("priority") = 0,
-             py::arg("timeout") = py::none())
+             py::arg("timeout") = py::none(), py::arg("lookup") = true)
         .def("usage", &usage)
         .def("fork", &Session::fork, release)
         .def("save", &Session::save, py::arg("path"), release)

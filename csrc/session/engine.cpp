@@ -1,6 +1,7 @@
 #include "session/engine.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
@@ -15,6 +16,10 @@ constexpr std::chrono::nanoseconds kLeastGather = std::chrono::microseconds(200)
                                    kMostGather = std::chrono::milliseconds(5);
 // A stream that had a token so long ago is still one to keep moving.
 constexpr auto kStreaming = std::chrono::seconds(2);
+
+// Of one more row, against a step of one, until it is known.
+constexpr double kCostOfRow = 0.3;
+constexpr double kCostWeight = 0.2;
 
 }  // namespace
 
@@ -144,6 +149,27 @@ bool Engine::others_stream(const void* who) const {
                [&](const void* other) { return other != who; });
 }
 
+double Engine::decode_cost(int rows) const {
+    std::lock_guard lock(queue_mutex_);
+    const auto one = decode_seconds_.begin();
+    if (one == decode_seconds_.end() || one->first != 1) return 1 + kCostOfRow * (rows - 1);
+    const auto after = decode_seconds_.lower_bound(rows);
+    if (after != decode_seconds_.end() && after->first == rows) return after->second / one->second;
+    // By the steps of most rows below and of fewest above.
+    const auto before = std::prev(after);
+    const double low = before->second / one->second;
+    if (after == decode_seconds_.end()) return low + kCostOfRow * (rows - before->first);
+    const double share = double(rows - before->first) / (after->first - before->first);
+    return low + share * (after->second / one->second - low);
+}
+
+int Engine::rows_beside(const void* who) const {
+    std::lock_guard lock(queue_mutex_);
+    const auto others = std::count_if(last_batch_.begin(), last_batch_.end(),
+                                      [&](const void* other) { return other != who; });
+    return others ? std::max<int>(1, last_rows_ - 1) : 0;
+}
+
 void Engine::wait_for_the_last() {
     std::unique_lock lock(queue_mutex_);
     if (!overlap_) return;
@@ -159,10 +185,12 @@ void Engine::wait_for_the_last() {
 
 std::vector<DecodeRequest*> Engine::take_waiting(size_t most) {
     std::lock_guard lock(queue_mutex_);
-    if (waiting_.size() > most)
+    if (std::any_of(waiting_.begin(), waiting_.end(), [](const auto* r) { return r->priority; }))
         std::stable_sort(waiting_.begin(), waiting_.end(),
                          [](const auto* a, const auto* b) { return a->priority > b->priority; });
-    const auto count = static_cast<std::ptrdiff_t>(std::min(most, waiting_.size()));
+    std::ptrdiff_t count = 0;
+    for (size_t rows = 0; count < std::ssize(waiting_); ++count)
+        if ((rows += waiting_[count]->samples.size()) > most) break;
     std::vector<DecodeRequest*> out(waiting_.begin(), waiting_.begin() + count);
     waiting_.erase(waiting_.begin(), waiting_.begin() + count);
     return out;
@@ -184,8 +212,12 @@ void Engine::serve(Model& model, const Interrupt& interrupt) {
     const auto start = Clock::now();
     // Once a request is finished it is gone.
     std::vector<const void*> who;
+    int rows = 0;
     try {
-        for (const DecodeRequest* request : batch) who.push_back(request->who);
+        for (const DecodeRequest* request : batch) {
+            who.push_back(request->who);
+            rows += static_cast<int>(request->samples.size());
+        }
     } catch (...) {
         put_back(batch);
         throw;
@@ -224,6 +256,10 @@ void Engine::serve(Model& model, const Interrupt& interrupt) {
     last_batch_ = std::move(who);
     last_time_ = Clock::now();
     last_duration_ = last_time_ - start;
+    last_rows_ = rows;
+    const double seconds = std::chrono::duration<double>(last_duration_).count();
+    const auto [known, added] = decode_seconds_.try_emplace(rows, seconds);
+    if (!added) known->second += kCostWeight * (seconds - known->second);
     overlap_ = last_batch_.size() > 1 || !waiting_.empty();
     decoded_last_ = true;
 }
@@ -233,27 +269,39 @@ void Engine::run(Model& model, std::vector<DecodeRequest*>& batch, const Interru
     std::vector<SampleRequest> samples;
     std::vector<DecodeRequest*> prepared;
     // Only prepare() may throw below, once a request may be finished and gone.
-    rows.reserve(batch.size());
-    samples.reserve(batch.size());
+    size_t most_rows = 0;
+    for (const DecodeRequest* request : batch) most_rows += request->samples.size();
+    rows.reserve(most_rows);
+    samples.reserve(most_rows);
     prepared.reserve(batch.size());
     bool more = true;
     for (DecodeRequest* request : batch) {
         try {
-            rows.push_back(request->prepare(model));
+            const std::vector<Row> prepared_rows = request->prepare(model);
+            rows.insert(rows.end(), prepared_rows.begin(), prepared_rows.end());
         } catch (...) {
             finish(*request, std::current_exception());
             continue;
         }
-        samples.push_back(*request->sample);
+        samples.insert(samples.end(), request->samples.begin(), request->samples.end());
         prepared.push_back(request);
         more = more && request->more;
     }
     batch.swap(prepared);
     if (batch.empty()) return;
     std::vector<Choice> choices = model.decode(rows, samples, more, interrupt);
-    for (size_t i = 0; i < batch.size(); ++i) {
-        batch[i]->choice = std::move(choices[i]);
-        finish(*batch[i], nullptr);
+    auto next = std::make_move_iterator(choices.begin());
+    for (DecodeRequest* request : batch) {
+        const auto count = static_cast<std::ptrdiff_t>(request->samples.size());
+        try {
+            request->choices.assign(next, next + count);
+        } catch (...) {
+            finish(*request, std::current_exception());
+            next += count;
+            continue;
+        }
+        next += count;
+        finish(*request, nullptr);
     }
 }
 

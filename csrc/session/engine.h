@@ -12,6 +12,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -39,15 +40,17 @@ struct AdmissionCall {
 // Thrown by what a step prepares: the session has to be admitted again first.
 struct NotAdmitted {};
 
-// A row of a decode step that many sessions may share.
+// Rows of a decode step that many sessions may share: the last token of one, and those that are
+// guessed to follow it.
 struct DecodeRequest {
     const void* who;  // the session
     int priority = 0;
-    std::function<Row(Model&)> prepare;  // makes room in its cache; may set `more`, may throw
-    const SampleRequest* sample;
-    bool more = false;  // as in Model::decode()
+    // Makes room in its cache; may set `more`, may throw.
+    std::function<std::vector<Row>(Model&)> prepare;
+    std::span<const SampleRequest> samples;  // for each of the rows
+    bool more = false;                       // as in Model::decode()
     // Written before `done`, which is under the queue's lock.
-    Choice choice;
+    std::vector<Choice> choices;
     std::exception_ptr failure;
     bool done = false;
 };
@@ -93,6 +96,10 @@ class Engine {
     }
     // Whether another than `who` has had tokens lately.
     bool others_stream(const void* who) const;
+    // What a decode step of so many rows takes, as far as that is known, against one of one row.
+    double decode_cost(int rows) const;
+    // Rows of others in the last decode step that had one of `who`.
+    int rows_beside(const void* who) const;
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
@@ -186,6 +193,8 @@ class Engine {
     Clock::duration last_duration_{};
     bool overlap_ = false;       // several ask at a time
     bool decoded_last_ = false;  // the last step was not a prompt's
+    int last_rows_ = 0;
+    std::map<int, double> decode_seconds_;  // of a step of so many rows, lately
 
     OwnedMutex mutex_;
     std::atomic<bool> closed_{false};

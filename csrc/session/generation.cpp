@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 
 #include "base/error.h"
 
@@ -37,6 +38,8 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
       number_(number),
       priority_(options.priority),
       timeout_s_(options.timeout_s) {
+    // Counts would differ from row to row.
+    if (options.lookup && !needs_counts(sampling_)) draft_ = std::make_unique<PromptLookup>();
     for (const auto& [token, bias] : sampling_.logit_bias)
         bias_.push_back({static_cast<int>(token), bias});
     stats_.seed = parameters_.seed;
@@ -81,11 +84,14 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     if (timeout_s_ && !end_)
         end_ = start + std::chrono::duration_cast<Clock::duration>(
                            std::chrono::duration<double>(*timeout_s_));
-    Choice choice;
-    if (asked_to_end() || !advance(interrupt, choice)) {
+    if (asked_to_end() || (known_.empty() && !advance(interrupt))) {
         finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }
+    Choice choice = std::move(known_.front());
+    known_.pop_front();
+    // A draft that came true has its keys and values already.
+    session_->computed_ = static_cast<int>(session_->tokens_.size());
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
                             std::move(choice.top_logprobs)};
     session_->append(token.id, Form::kDecode);
@@ -102,8 +108,32 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     return token;
 }
 
-// Computes what is new and chooses after the last position. False if cancelled.
-bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
+std::vector<int> Generation::propose() {
+    guess_.clear();
+    const int room = std::min({most_tokens_ - stats_.generated_tokens - 1, DraftLength::kMost,
+                               session_->decode_rows_ - 1});
+    if (!draft_ || stats_.generated_tokens == 0 || room < 1) return {};
+    guess_ = draft_->propose(session_->tokens_, room);
+    if (begun_ahead_) return {};
+    const Engine& engine = *session_->engine_;
+    const int count =
+        draft_length_.best(static_cast<int>(guess_.size()), engine.rows_beside(session_.get()),
+                           [&](int rows) { return engine.decode_cost(rows); });
+    return {guess_.begin(), guess_.begin() + count};
+}
+
+// What a step that is whole has shown of its drafts.
+void Generation::account(const std::vector<int>& drafts, bool whole) {
+    if (!whole) return;
+    const size_t right = known_.size() - 1;
+    if (!guess_.empty() && drafts.empty()) draft_length_.saw(guess_[0] == known_[0].chosen.token);
+    for (size_t i = 0; i < drafts.size() && i <= right; ++i) draft_length_.saw(i < right);
+    std::lock_guard stats_lock(stats_mutex_);
+    stats_.drafted_tokens += static_cast<int>(drafts.size());
+    stats_.accepted_tokens += static_cast<int>(right);
+}
+
+bool Generation::advance(const Interrupt& interrupt) {
     if (stats_.generated_tokens == 0) {
         if (needs_counts(sampling_)) {
             seen_.clear();
@@ -115,13 +145,16 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
         const int total = static_cast<int>(session_->tokens_.size());
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
     }
-    const std::vector<int> prompt = std::exchange(prompt_, {});
+    const std::vector<int> prompt = std::exchange(prompt_, {}), drafts = propose();
     SampleRequest request = {parameters_, bias_, seen_, session_->tokens_.size() + prompt.size(),
                              static_cast<int>(sampling_.logprobs)};
+    std::vector<Choice> choices;
     Session::Wanted wanted;
     wanted.request = &request;
-    wanted.choice = &choice;
-    wanted.more = stats_.generated_tokens + 1 < most_tokens_;
+    wanted.choices = &choices;
+    wanted.drafts = drafts;
+    // Not where a guess may stand in for the next token's row.
+    wanted.more = stats_.generated_tokens + 1 < most_tokens_ && guess_.empty();
     wanted.begins = stats_.generated_tokens == 0;
     wanted.priority = priority_;
     wanted.growth = growth();
@@ -133,6 +166,9 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
         finish(FinishReason::kCancelled);
         throw;
     }
+    begun_ahead_ = wanted.more;
+    known_.assign(std::make_move_iterator(choices.begin()), std::make_move_iterator(choices.end()));
+    account(drafts, whole);
     if (wanted.begins) {
         // Chains of thought are dropped later, back to here.
         if (whole) session_->snapshot();

@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include "session/draft.h"
 #include "session/session.h"
 
 namespace gptoss {
@@ -24,8 +26,10 @@ struct GenerationStats {
     int cached_tokens = 0;     // of the context that were in the cache already
     int prefilled_tokens = 0;  // computed before the first token
     int generated_tokens = 0;
-    double ttft_s = 0;    // from the first next() to the first token
-    double decode_s = 0;  // spent on the tokens after the first
+    int drafted_tokens = 0;   // guessed and computed beside others
+    int accepted_tokens = 0;  // of those, the ones that came true
+    double ttft_s = 0;        // from the first next() to the first token
+    double decode_s = 0;      // spent on the tokens after the first
     FinishReason finish_reason = FinishReason::kNone;
     uint64_t seed = 0;
 };
@@ -48,7 +52,10 @@ class Generation {
   private:
     using Clock = std::chrono::steady_clock;
 
-    bool advance(const Interrupt& interrupt, Choice& choice);
+    // What comes next, without those that are known already. False if the stream is to end.
+    bool advance(const Interrupt& interrupt);
+    std::vector<int> propose();
+    void account(const std::vector<int>& drafts, bool whole);
     bool asked_to_end() const;
     int growth() const;
     void release();
@@ -72,6 +79,11 @@ class Generation {
     std::vector<TokenCount> seen_;  // kept only when a penalty needs it
     std::unordered_map<int, size_t> seen_index_;
     std::optional<Clock::time_point> end_;  // of the time given
+    std::deque<Choice> known_;              // chosen and not given yet
+    std::unique_ptr<Draft> draft_;          // null: none
+    DraftLength draft_length_;
+    std::vector<int> guess_;    // the latest proposal, whether it was computed or not
+    bool begun_ahead_ = false;  // the device has begun the next step, of one row
     // Written under the session's mutex, read without waiting for a step.
     mutable std::mutex stats_mutex_;
     GenerationStats stats_;

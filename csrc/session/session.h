@@ -26,6 +26,7 @@ struct GenerateOptions {
     std::vector<int64_t> stop_ids;
     int priority = 0;                 // more goes first
     std::optional<double> timeout_s;  // from the first token's beginning to the last one's end
+    bool lookup = true;               // guess by what the prompt holds; the result is the same
 };
 
 // What the latest call of a session has cost.
@@ -91,7 +92,8 @@ class Session : public std::enable_shared_from_this<Session> {
         float* logits = nullptr;  // [rows, vocab]   out
         int rows = 0;
         const SampleRequest* request = nullptr;  // for the last row
-        Choice* choice = nullptr;                // out
+        std::vector<Choice>* choices = nullptr;  // out: for it, and for drafts that came true
+        std::span<const int> drafts = {};        // tokens that may follow
         bool more = false;                       // the token after it is likely to be wanted next
         bool begins = true;                      // a call or a stream
         int priority = 0;
@@ -125,7 +127,7 @@ class Session : public std::enable_shared_from_this<Session> {
                  const Cancelled& cancelled);
     // Computes `count` rows of one form from computed_ on, in one step.
     void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
-    // The same for one generated token, together with others' and chosen after.
+    // The same for one generated token and drafts, together with others' and chosen after.
     void decode(const Wanted& wanted, const Interrupt& interrupt);
     // Waits until the engine lets it go on, with a cached prefix of its tokens where there is one.
     void admit(const Wanted& wanted, const Interrupt& pause);

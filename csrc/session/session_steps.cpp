@@ -50,27 +50,40 @@ void Session::step(int count, Form form, const Wanted& wanted, const Interrupt& 
         // So that a failure is of this step, and a cancelled prompt ends with it.
         if (!choose && which.empty()) model.backend().synchronize();
         const int last = count - 1;
-        if (choose) *wanted.choice = model.choose({&last, 1}, {wanted.request, 1})[0];
+        if (choose) *wanted.choices = model.choose({&last, 1}, {wanted.request, 1});
         publish_within(model, computed_, end);
     });
 }
 
 void Session::decode(const Wanted& wanted, const Interrupt& interrupt) {
-    // Another thread may compute the row: what ends this one is seen to here.
+    // Another thread may compute the rows: what ends this one is seen to here.
     if (interrupt) interrupt();
-    const int end = computed_ + 1;
+    std::vector<int> tokens = {tokens_[computed_]};
+    tokens.insert(tokens.end(), wanted.drafts.begin(), wanted.drafts.end());
+    std::vector<SampleRequest> samples(tokens.size(), *wanted.request);
+    for (size_t i = 1; i < samples.size(); ++i) samples[i].position += i;
+    const int end = computed_ + static_cast<int>(tokens.size());
     DecodeRequest request;
     request.who = this;
     request.priority = wanted.priority;
-    request.sample = wanted.request;
+    request.samples = samples;
     request.prepare = [&](Model& model) {
         make_room(model, end);
         request.more = wanted.more && end < planned_end_ && model.traits().asynchronous &&
                        cache_->try_reserve(model.backend(), end, end + 1);
-        return Row{tokens_[computed_], computed_, cache_->view()};
+        std::vector<Row> rows;
+        for (size_t i = 0; i < tokens.size(); ++i)
+            rows.push_back({tokens[i], computed_ + static_cast<int>(i), cache_->view()});
+        return rows;
     };
     engine_->decode(request, interrupt);
-    *wanted.choice = std::move(request.choice);
+    // A draft counts while the one before it came true.
+    size_t right = 0;
+    while (right < wanted.drafts.size() &&
+           request.choices[right].chosen.token == wanted.drafts[right])
+        ++right;
+    request.choices.resize(right + 1);
+    *wanted.choices = std::move(request.choices);
 }
 
 bool Session::admitted(int end) const {
@@ -149,7 +162,8 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
         Usage usage = {computed_, 0};
         for (bool begun = false; computed_ < static_cast<int>(tokens_.size()); begun = true) {
             auto [count, form] = next_rows();
-            if (!admitted(computed_ + count)) admit(wanted, pause);
+            const int ahead = static_cast<int>(wanted.drafts.size());
+            if (!admitted(computed_ + count + ahead)) admit(wanted, pause);
             if (!begun && wanted.begins && !ids.empty() && computed_ > 0) snapshot();
             std::tie(count, form) = next_rows();
             if (!begun) usage.cached_tokens = computed_;

@@ -74,6 +74,7 @@ class Session(Closing):
         stop: str | Sequence[str] = (),
         priority: int = 0,
         timeout: float | None = None,
+        lookup: bool = True,
     ) -> Stream:
         """Append the ids and generate after them, until a stop id, which is the last token given.
 
@@ -81,6 +82,8 @@ class Session(Closing):
         unchanged. stop_ids: the checkpoint's own; [] for none. stop: strings; the token whose text
         completes one is the last. priority: -1000 to 1000; more goes first where not all can go on
         at a time. timeout: seconds from asking for the first token, after which the stream ends.
+        lookup: guess tokens by what followed the last three before, and check several in one step
+        where that pays; the tokens are the same either way. Not done with penalties.
         Generated tokens belong to the session. Work begins when the first token is asked for: ids
         of a stream that nobody reads are not appended. What can be checked is checked here, before
         any work.
@@ -103,6 +106,7 @@ class Session(Closing):
             stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
             priority=priority,
             timeout=timeout,
+            lookup=lookup,
         )
         return Stream(core, stops)
 
