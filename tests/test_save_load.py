@@ -65,6 +65,69 @@ def test_a_generation_goes_on_after_saving_in_its_middle(model, tmp_path):
     assert begun + texts(loaded.generate(**rest)) == whole
 
 
+SAMPLINGS = [
+    gn.Sampling(temperature=0),
+    gn.Sampling(logprobs=3),  # whatever seed it drew
+    gn.Sampling(seed=2, presence_penalty=0.7, frequency_penalty=0.4, repetition_penalty=1.2),
+    gn.Sampling(seed=3, logit_bias={5: 3.0, 9: -1.5}, top_p=0.9, top_k=40, min_p=0.01),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=range(4))
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_stream_is_resumed_as_if_it_had_not_been_left(model, tmp_path, sampling, bounded):
+    """By the session itself, by a fork, and from a file; with its counts, and what was left."""
+    session = model.session(max_context=130)
+    most = 60 if bounded else None
+    stream = session.generate(some(50), max_new_tokens=most, sampling=sampling, stop_ids=[])
+    begun = [next(stream) for _ in range(17)]
+    with session.fork() as twin:
+        want = begun + list(twin.resume())
+    assert len(want) == (60 if bounded else 80)
+    session.save(tmp_path / "s")
+    loaded = model.load_session(tmp_path / "s")
+    assert loaded.tokens == session.tokens
+    half = list(loaded.resume(max_new_tokens=10))
+    assert begun + half == want[:27]
+    assert begun + list(session.resume()) == want
+    assert stream.stats.seed == sampling.seed or sampling.seed is None
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 130, 300])
+def test_a_file_holds_what_its_session_holds_and_nothing_of_others(model, tmp_path, length):
+    """Pages are copied whole and windows by tiles, with what stood behind the tokens there."""
+    with model.session() as cold:
+        cold.prefill(some(length))
+        cold.save(tmp_path / "cold")
+    other = model.session()
+    other.prefill(some(length))
+    twin = other.fork()
+    other.prefill(some(100, 8))
+    other.rewind(length)
+    other.prefill(some(40, 9))
+    other.rewind(length)
+    for number, session in enumerate((other, twin)):
+        session.save(tmp_path / str(number))
+        assert (tmp_path / str(number)).read_bytes() == (tmp_path / "cold").read_bytes()
+
+
+def test_there_is_nothing_to_resume_but_a_stream_that_was_left(model):
+    session = model.session()
+    for call in (
+        lambda: None,
+        lambda: list(session.generate(some(5), max_new_tokens=3)),
+        lambda: [next(session.generate([1])), session.prefill([1])],
+        lambda: [next(session.generate([1])), session.rewind(2)],
+        lambda: session.generate([1]),
+    ):
+        call()
+        with pytest.raises(gn.InvalidArgument, match="was not left in a stream"):
+            session.resume()
+    list(session.generate([1], max_new_tokens=9, timeout=1e-9))
+    with pytest.raises(gn.InvalidArgument, match="was not left in a stream"):
+        session.resume()
+
+
 def test_a_session_is_loaded_by_another_process_of_the_same_model(config, tmp_path):
     for part in range(2):
         with gn.Model.random(config("tiny"), seed=3) as model:
@@ -93,7 +156,7 @@ def test_another_model_refuses_it_by_name(config, tmp_path, other):
         model.load_session(path)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 47, 48, 60, -9, -8, -1])
+@pytest.mark.parametrize("cut", [0, 1, 47, 48, 55, 56, 60, -9, -8, -1])
 def test_a_file_cut_short_is_refused(model, saved, tmp_path, cut):
     path = tmp_path / "cut"
     path.write_bytes(saved[:cut])
@@ -106,7 +169,7 @@ def test_a_longer_file_a_foreign_file_and_another_version_are_refused(model, sav
     for content, words in (
         (saved + b"\0", "bytes, wanted"),
         (b"\x7fELF" + saved[4:], "no saved session"),
-        (saved[:8] + struct.pack("<I", 7) + saved[12:], "version 7, wanted 1"),
+        (saved[:8] + struct.pack("<I", 7) + saved[12:], "version 7, wanted 2"),
     ):
         path.write_bytes(content)
         with pytest.raises(gn.CheckpointError, match=words):

@@ -51,20 +51,36 @@ py::tuple usage(const Session& self) {
     return to_tuple(usage);
 }
 
+GenerateOptions to_options(const py::object& priority, const py::object& timeout,
+                           const py::object& lookup) {
+    GenerateOptions out;
+    out.priority = static_cast<int>(to_integer("priority", priority, -1000, 1000));
+    if (!timeout.is_none()) out.timeout_s = to_number("timeout", timeout);
+    if (out.timeout_s && !(*out.timeout_s > 0))
+        throw InvalidArgument(message("timeout is ", *out.timeout_s, " s, wanted more than 0"));
+    out.lookup = to_flag("lookup", lookup);
+    return out;
+}
+
 std::shared_ptr<Generation> generate(Session& self, const Ids& ids,
                                      std::optional<int64_t> max_new_tokens,
                                      const Sampling& sampling, const Ids& stop_ids,
                                      const py::object& priority, const py::object& timeout,
                                      const py::object& lookup) {
-    GenerateOptions options;
+    GenerateOptions options = to_options(priority, timeout, lookup);
     options.max_new_tokens = max_new_tokens;
     options.sampling = sampling;
     options.stop_ids = stop_ids;
-    options.priority = static_cast<int>(to_integer("priority", priority, -1000, 1000));
-    if (!timeout.is_none()) options.timeout_s = to_number("timeout", timeout);
-    options.lookup = to_flag("lookup", lookup);
     ReleaseGil release;
     return self.generate(ids, std::move(options));
+}
+
+std::shared_ptr<Generation> resume(Session& self, std::optional<int64_t> max_new_tokens,
+                                   const py::object& priority, const py::object& timeout,
+                                   const py::object& lookup) {
+    const GenerateOptions options = to_options(priority, timeout, lookup);
+    ReleaseGil release;
+    return self.resume(max_new_tokens, options);
 }
 
 const char* reason_name(FinishReason reason) {
@@ -164,6 +180,9 @@ void bind_session(py::module_& m) {
         .def("generate", &generate, py::arg("ids"), py::kw_only(), py::arg("max_new_tokens"),
              py::arg("sampling"), py::arg("stop_ids"), py::arg("priority") = 0,
              py::arg("timeout") = py::none(), py::arg("lookup") = true)
+        .def("resume", &resume, py::kw_only(), py::arg("max_new_tokens") = py::none(),
+             py::arg("priority") = 0, py::arg("timeout") = py::none(), py::arg("lookup") = true)
+        .def("streamed", &Session::streamed, release)
         .def("usage", &usage)
         .def("fork", &Session::fork, release)
         .def("save", &Session::save, py::arg("path"), release)

@@ -43,10 +43,17 @@ struct KvGeometry {
         }
     }
 
+    // In the host's memory: nothing is left in a page, or in what for_each_window_run() gave for
+    // [begin, end), but those positions' keys and values.
+    void clear_page_from(std::byte* page, int held) const;
+    void clear_around_window(std::byte* packed, int begin, int end) const;
+
     // Of one sequence of so many positions.
     size_t bytes(int positions) const { return ring_bytes + pages(positions) * page_bytes; }
 
   private:
+    void clear_slot(std::byte* tiles, const KvLayer& layer, int part, int slot) const;
+
     int kv_heads_;
     size_t head_bytes_;  // of one head's key, or value, at one position
 };

@@ -43,6 +43,7 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
     for (const auto& [token, bias] : sampling_.logit_bias)
         bias_.push_back({static_cast<int>(token), bias});
     stats_.seed = parameters_.seed;
+    generated_from_ = options.generated_from;
 }
 
 Generation::~Generation() { release(); }
@@ -94,6 +95,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     session_->computed_ = static_cast<int>(session_->tokens_.size());
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
                             std::move(choice.top_logprobs)};
+    if (!generated_from_) generated_from_ = static_cast<int>(session_->tokens_.size());
     session_->append(token.id, Form::kDecode);
     if (needs_counts(sampling_)) count(token.id, true);
     {
@@ -101,6 +103,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
         ++stats_.generated_tokens;
         (first ? stats_.ttft_s : stats_.decode_s) += seconds_since(start);
     }
+    keep_state();
     if (std::find(stop_ids_.begin(), stop_ids_.end(), token.id) != stop_ids_.end())
         finish(FinishReason::kStop);
     else if (stats_.generated_tokens == most_tokens_)
@@ -138,7 +141,9 @@ bool Generation::advance(const Interrupt& interrupt) {
         if (needs_counts(sampling_)) {
             seen_.clear();
             seen_index_.clear();
-            for (int token : session_->tokens_) count(token, false);
+            const auto& tokens = session_->tokens_;
+            for (size_t i = 0; i < tokens.size(); ++i)
+                count(tokens[i], generated_from_ && i >= size_t(*generated_from_));
             for (int token : prompt_) count(token, false);
         }
         // Nothing new: the last position is computed again, to the same bits, for its logits.
@@ -192,7 +197,19 @@ void Generation::finish(FinishReason reason) {
         stats_.finish_reason = reason;
     }
     // One that a newer call has superseded has none of its own any more.
-    if (number_ == session_->generation_) session_->give_up_reservation();
+    if (number_ != session_->generation_) return;
+    session_->give_up_reservation();
+    if (reason == FinishReason::kStop || reason == FinishReason::kLength) session_->stream_.reset();
+}
+
+// For the session to go on with, should nobody read on here.
+void Generation::keep_state() {
+    if (!session_->stream_) {
+        session_->stream_ = {sampling_, {}, *generated_from_, -1};
+        session_->stream_->sampling.seed = parameters_.seed;
+        session_->stream_->stop_ids.assign(stop_ids_.begin(), stop_ids_.end());
+    }
+    if (bounded_) session_->stream_->left = most_tokens_ - stats_.generated_tokens;
 }
 
 GenerationStats Generation::stats() const {

@@ -61,6 +61,7 @@ class Generation {
     void release();
     void count(int token, bool generated);
     void finish(FinishReason reason);
+    void keep_state();
 
     const std::shared_ptr<Session> session_;
     std::vector<int> prompt_;
@@ -78,6 +79,7 @@ class Generation {
     // Under the session's mutex.
     std::vector<TokenCount> seen_;  // kept only when a penalty needs it
     std::unordered_map<int, size_t> seen_index_;
+    std::optional<int> generated_from_;     // position of the stream's first token
     std::optional<Clock::time_point> end_;  // of the time given
     std::deque<Choice> known_;              // chosen and not given yet
     std::unique_ptr<Draft> draft_;          // null: none

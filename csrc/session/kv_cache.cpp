@@ -166,8 +166,11 @@ size_t KvCache::saved_bytes(int positions) const {
 
 void KvCache::read_piece(Backend& backend, int positions, int piece, std::byte* out) const {
     const size_t bytes = piece_bytes(positions, piece);
+    // Memory may hold what others left there; what is written down must not.
     if (geometry_.page_bytes && piece < geometry_.pages(positions)) {
         backend.read(out, pages_[piece]->data(), bytes);
+        const int before = piece * KvGeometry::kPageTokens;
+        geometry_.clear_page_from(out, std::min(positions - before, KvGeometry::kPageTokens));
         return;
     }
     const StageMemory window = backend.allocate(bytes, "saving a session");
@@ -176,6 +179,7 @@ void KvCache::read_piece(Backend& backend, int positions, int piece, std::byte* 
     backend.write(window.data(), zeros.data(), bytes);
     copy_window(backend, positions, window.data(), Direction::kFromRing);
     backend.read(out, window.data(), bytes);
+    geometry_.clear_around_window(out, std::max(0, positions - geometry_.window), positions);
 }
 
 void KvCache::write_piece(Backend& backend, int positions, int piece, const std::byte* from) {

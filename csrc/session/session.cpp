@@ -109,8 +109,6 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
                                               GenerateOptions options) {
     const auto lock = enter();
     check_open();
-    if (options.timeout_s && !(*options.timeout_s > 0))
-        throw InvalidArgument(message("timeout is ", *options.timeout_s, " s, wanted more than 0"));
     if (options.max_new_tokens && *options.max_new_tokens < 1)
         throw InvalidArgument(
             message("max_new_tokens is ", *options.max_new_tokens, ", wanted 1 or more"));
@@ -121,12 +119,40 @@ std::shared_ptr<Generation> Session::generate(std::span<const int64_t> ids,
     if (ids.empty() && tokens_.empty())
         throw InvalidArgument("there is nothing to go on from: give at least one token id");
     std::vector<int> prompt = checked(ids, options.max_new_tokens.value_or(1));
+    auto out = begin(std::move(prompt), std::move(options));
+    stream_.reset();
+    return out;
+}
+
+std::shared_ptr<Generation> Session::begin(std::vector<int> prompt, GenerateOptions options) {
     const int held = static_cast<int>(tokens_.size() + prompt.size());
     const int room = max_context_ - held;
     check_fits(held + static_cast<int>(options.max_new_tokens.value_or(1)));
     end_streams();
     return std::make_shared<Generation>(shared_from_this(), std::move(prompt), std::move(options),
                                         room, generation_);
+}
+
+std::shared_ptr<Generation> Session::resume(std::optional<int64_t> max_new_tokens,
+                                            GenerateOptions options) {
+    const auto lock = enter();
+    check_open();
+    if (!stream_) throw InvalidArgument("the session was not left in a stream: use generate()");
+    if (max_new_tokens && *max_new_tokens < 1)
+        throw InvalidArgument(message("max_new_tokens is ", *max_new_tokens, ", wanted 1 or more"));
+    options.max_new_tokens = max_new_tokens;
+    if (!max_new_tokens && stream_->left >= 0) options.max_new_tokens = stream_->left;
+    options.sampling = stream_->sampling;
+    options.stop_ids = stream_->stop_ids;
+    options.generated_from = stream_->generated_from;
+    checked({}, options.max_new_tokens.value_or(1));
+    return begin({}, std::move(options));
+}
+
+std::vector<int> Session::streamed() const {
+    const auto lock = enter();
+    if (!stream_) return {};
+    return {tokens_.begin() + stream_->generated_from, tokens_.end()};
 }
 
 void Session::check_fits(int tokens) const {

@@ -15,6 +15,7 @@
 #include "session/engine.h"
 #include "session/kv_cache.h"
 #include "session/sampling.h"
+#include "session/stream_state.h"
 
 namespace gptoss {
 
@@ -27,6 +28,7 @@ struct GenerateOptions {
     int priority = 0;                 // more goes first
     std::optional<double> timeout_s;  // from the first token's beginning to the last one's end
     bool lookup = true;               // guess by what the prompt holds; the result is the same
+    std::optional<int> generated_from = {};  // of a stream that goes on
 };
 
 // What the latest call of a session has cost.
@@ -50,6 +52,13 @@ class Session : public std::enable_shared_from_this<Session> {
     void logits(std::span<const int64_t> ids, float* out, const Interrupt& interrupt);
     // Checks everything; the work is done by the generation's next().
     std::shared_ptr<Generation> generate(std::span<const int64_t> ids, GenerateOptions options);
+    // Goes on with the stream that this session, or the one it was forked from or saved from, was
+    // left in: the same tokens as if it had not been. max_new_tokens: as many as were left. Throws
+    // InvalidArgument if it was in none.
+    std::shared_ptr<Generation> resume(std::optional<int64_t> max_new_tokens,
+                                       GenerateOptions options);
+    // The tokens that stream has given.
+    std::vector<int> streamed() const;
     // Another session that holds the same, and goes on by itself. What both hold is there once.
     std::shared_ptr<Session> fork();
     // Writes all that is needed to go on, in this process or another, to a file that appears when
@@ -86,6 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
     OwnedMutex::Lock enter() const;
     void check_open() const;
     void set_size(size_t tokens);
+    std::shared_ptr<Generation> begin(std::vector<int> prompt, GenerateOptions options);
     std::vector<int> checked(std::span<const int64_t> ids, int64_t more_tokens) const;
     // What is wanted of the rows computed last.
     struct Wanted {
@@ -102,7 +112,10 @@ class Session : public std::enable_shared_from_this<Session> {
     // A call that is no stream: it ends those before, and its right to go on ends with it.
     class Call {
       public:
-        explicit Call(Session& session) : session_(session) { session_.end_streams(); }
+        explicit Call(Session& session) : session_(session) {
+            session_.end_streams();
+            session_.stream_.reset();
+        }
         ~Call() { session_.give_up_reservation(); }
 
       private:
@@ -170,6 +183,7 @@ class Session : public std::enable_shared_from_this<Session> {
     int planned_end_ = 0;                       // what it was admitted for
     int published_ = 0, branch_ = 0;            // positions: the last one published, one to be
     Usage usage_;
+    std::optional<StreamState> stream_;
     std::atomic<int64_t> last_used_{0};
 };
 

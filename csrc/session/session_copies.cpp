@@ -4,8 +4,23 @@
 #include "base/error.h"
 #include "session/session.h"
 #include "session/session_file.h"
+#include "session/stream_state.h"
 
 namespace gptoss {
+namespace {
+
+bool possible(const StreamState& stream, int tokens, int vocab_size) {
+    try {
+        validate(stream.sampling, vocab_size);
+    } catch (const InvalidArgument&) {
+        return false;
+    }
+    return stream.generated_from >= 0 && stream.generated_from <= tokens &&
+           std::all_of(stream.stop_ids.begin(), stream.stop_ids.end(),
+                       [&](int64_t id) { return id >= 0 && id < vocab_size; });
+}
+
+}  // namespace
 
 void Session::with_cache(const std::function<size_t(Model&)>& more_bytes,
                          const std::function<void(Model&)>& use) const {
@@ -51,6 +66,7 @@ std::shared_ptr<Session> Session::fork() {
     out->forms_ = forms_;
     out->computed_ = computed_;
     out->published_ = published_;
+    out->stream_ = stream_;
     out->position_ = static_cast<int>(tokens_.size());
     engine_->add(out);
     return out;
@@ -63,10 +79,18 @@ void Session::save(const std::string& path) const {
     const int pieces = cache_->pieces(computed_);
     uint64_t model_id = 0;
     engine_->step([&](Model& model) { model_id = model.fingerprint(); });
-    SessionWriter file(path, max_context_, static_cast<int>(tokens_.size()), computed_, model_id,
-                       cache_->saved_bytes(computed_));
+    const std::vector<std::byte> stream = stream_ ? to_bytes(*stream_) : std::vector<std::byte>();
+    SavedHeader header = {};
+    header.max_context = max_context_;
+    header.tokens = static_cast<int>(tokens_.size());
+    header.computed = computed_;
+    header.model = model_id;
+    header.piece_bytes = cache_->saved_bytes(computed_);
+    header.stream_bytes = stream.size();
+    SessionWriter file(path, header);
     file.add(tokens_.data(), tokens_.size() * sizeof(tokens_[0]));
     file.add(forms_.data(), forms_.size() * sizeof(forms_[0]));
+    file.add(stream.data(), stream.size());
     std::vector<std::byte> piece;
     for (int i = 0; i < pieces; ++i) {
         piece.resize(cache_->piece_bytes(computed_, i));
@@ -94,6 +118,8 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
     out->forms_.resize(header.tokens);
     file.take(out->tokens_.data(), out->tokens_.size() * sizeof(int));
     file.take(out->forms_.data(), out->forms_.size() * sizeof(Form));
+    std::vector<std::byte> stream(header.stream_bytes);
+    file.take(stream.data(), stream.size());
     const int pieces = out->cache_->pieces(header.computed);
     const uint64_t bytes = out->cache_->saved_bytes(header.computed);
     if (bytes != header.piece_bytes)
@@ -118,6 +144,11 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
         if (out->tokens_[i] < 0 || out->tokens_[i] >= out->vocab_size_ ||
             out->forms_[i] > Form::kDecode)
             file.refuse(message("holds no token at index ", i));
+    if (!stream.empty()) {
+        out->stream_ = to_stream_state(stream);
+        if (!out->stream_ || !possible(*out->stream_, header.tokens, out->vocab_size_))
+            file.refuse("holds no stream that could go on");
+    }
     out->computed_ = header.computed;
     out->position_ = header.tokens;
     engine->add(out);
@@ -131,6 +162,7 @@ void Session::rewind(int64_t position) {
     if (position < 0 || position > size)
         throw InvalidArgument(message("position is ", position, ", wanted 0 to ", size));
     end_streams();
+    stream_.reset();
     const int kept = static_cast<int>(position);
     if (kept < computed_)
         with_cache({}, [&](Model& model) { computed_ = cache_->rewind(model.backend(), kept); });

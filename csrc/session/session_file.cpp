@@ -11,7 +11,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 constexpr char kMagic[8] = {'G', 'P', 'T', 'O', 'S', 'S', 'K', 'V'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 uint64_t hash_of(const SavedHeader& header) {
     Hash hash;
@@ -21,17 +21,9 @@ uint64_t hash_of(const SavedHeader& header) {
 
 }  // namespace
 
-SessionWriter::SessionWriter(const std::string& path, int max_context, int tokens, int computed,
-                             uint64_t model, uint64_t piece_bytes)
-    : file_(path) {
-    SavedHeader header = {};
+SessionWriter::SessionWriter(const std::string& path, SavedHeader header) : file_(path) {
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
     header.version = kVersion;
-    header.max_context = max_context;
-    header.tokens = tokens;
-    header.computed = computed;
-    header.model = model;
-    header.piece_bytes = piece_bytes;
     header.hash = hash_of(header);
     file_.write(&header, sizeof(header));
 }
@@ -55,10 +47,11 @@ SessionReader::SessionReader(const std::string& path) : file_(path) {
         refuse(message("is a saved session of version ", header_.version, ", wanted ", kVersion));
     const bool possible =
         header_.tokens >= 0 && header_.computed >= 0 && header_.computed <= header_.tokens &&
-        header_.tokens <= header_.max_context && header_.piece_bytes < uint64_t{1} << 62;
+        header_.tokens <= header_.max_context && header_.piece_bytes < uint64_t{1} << 62 &&
+        header_.stream_bytes < uint64_t{1} << 32;
     if (header_.hash != hash_of(header_) || !possible) refuse("is damaged in its first bytes");
     const uint64_t wanted = sizeof(header_) + uint64_t(header_.tokens) * (sizeof(int32_t) + 1) +
-                            header_.piece_bytes + sizeof(uint64_t);
+                            header_.stream_bytes + header_.piece_bytes + sizeof(uint64_t);
     if (file_.size() != wanted) refuse(message("has ", file_.size(), " bytes, wanted ", wanted));
 }
 

@@ -1,7 +1,8 @@
 // A session as a file: its tokens and what is computed of them.
 //
-// Little-endian: SavedHeader, tokens int32 [tokens], forms uint8 [tokens], the pieces of the cache
-// (KvCache::read_piece) in order, and the hash of all that follows the header.
+// Little-endian: SavedHeader, tokens int32 [tokens], forms uint8 [tokens], the stream
+// it was left in (stream_state.h) if there is one, the pieces of the cache (KvCache::read_piece) in
+// order, and the hash of all that follows the header.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +19,14 @@ struct SavedHeader {
     int32_t max_context, tokens, computed;
     uint64_t model;        // fingerprint()
     uint64_t piece_bytes;  // all pieces of the cache together
-    uint64_t hash;         // of the fields before
+    uint64_t stream_bytes;
+    uint64_t hash;  // of the fields before
 };
 
 class SessionWriter {
   public:
-    // Throws Error, as do the others.
-    SessionWriter(const std::string& path, int max_context, int tokens, int computed,
-                  uint64_t model, uint64_t piece_bytes);
+    // Fills in what the header says of itself. Throws Error, as do the others.
+    SessionWriter(const std::string& path, SavedHeader header);
     void add(const void* data, size_t bytes);
     void finish();
 

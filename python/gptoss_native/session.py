@@ -110,6 +110,28 @@ class Session(Closing):
         )
         return Stream(core, stops)
 
+    def resume(
+        self,
+        *,
+        max_new_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        priority: int = 0,
+        timeout: float | None = None,
+        lookup: bool = True,
+    ) -> Stream:
+        """Go on with the stream that this session was left in, as if it had not been.
+
+        That is one that was cancelled, timed out, or was not read on; also one of the session that
+        this one was forked from, or saved from. Its sampling, seed, penalties' counts and stop ids
+        go on; max_new_tokens is what was left of it. Other arguments are those of `generate`.
+        Raises InvalidArgument if there is no such stream, or the session has been used since.
+        """
+        if max_new_tokens is not None:
+            max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
+        stops = StopStrings.of(stop, self._tokenizer)
+        options = {"priority": priority, "timeout": timeout, "lookup": lookup}
+        return Stream(self._core.resume(max_new_tokens=max_new_tokens, **options), stops)
+
     def completions(
         self,
         ids: Iterable[SupportsIndex] = (),
@@ -172,9 +194,8 @@ class Session(Closing):
 
         The file appears when it is whole; one that was there before stays until then. It holds the
         tokens, their keys and values (in full layers about 2 KB a token and layer for the published
-        models), and what binds it to this model, its options and kind of device. Options of a
-        stream are not part of it: go on with the `seed` that its stats name. Raises Error if it
-        cannot be written, InvalidArgument.
+        models), the stream it was left in (`resume`), and what binds it to this model, its options
+        and kind of device. Raises Error if it cannot be written, EngineBusy, InvalidArgument.
         """
         self._core.save(checked_path(path))
 
