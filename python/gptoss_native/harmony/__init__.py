@@ -12,6 +12,7 @@ from .messages import (
     ToolDescription,
     ToolNamespace,
 )
+from .parse import Anomaly, Delta, Event, MessageEnd, MessageStart, Parsed, Parser, parse
 from .render import Renderer, render_user
 
 __all__ = [
@@ -20,12 +21,20 @@ __all__ = [
     "EFFORTS",
     "PYTHON",
     "ROLES",
+    "Anomaly",
+    "Delta",
     "DeveloperContent",
+    "Event",
     "Message",
+    "MessageEnd",
+    "MessageStart",
+    "Parsed",
+    "Parser",
     "Renderer",
     "ResponseFormat",
     "SystemContent",
     "ToolDescription",
     "ToolNamespace",
+    "parse",
     "render_user",
 ]
