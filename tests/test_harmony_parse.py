@@ -1,6 +1,5 @@
 """gptoss_native.harmony, ids to messages: any ids parse, and what was decoded is all there."""
 
-import collections
 import dataclasses
 import random
 
@@ -22,6 +21,17 @@ from gptoss_native.harmony import (
 )
 from gptoss_native.tokenizer import Tokenizer
 from harmony_cases import random_conversation, random_turn
+from harmony_checks import (
+    ANSWER,
+    BEGIN,
+    CALL,
+    FINAL,
+    THINK,
+    analysis,
+    assistant,
+    check_sequence,
+    final,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from o200k import DEMO
@@ -32,368 +42,6 @@ DEMO_TOKENIZER = Tokenizer.from_checkpoint(DEMO)
 @pytest.fixture(scope="module")
 def tokenizer():
     return oracle.tokenizer()
-
-
-def assistant(content, channel=None, recipient=None, content_type=None, constrained=False):
-    return Message("assistant", content, channel, recipient, content_type, constrained=constrained)
-
-
-def final(content):
-    return assistant(content, "final")
-
-
-def analysis(content):
-    return assistant(content, "analysis")
-
-
-# Sequences that models have been seen to write, and that broke a parser somewhere
-
-BEGIN = "<|start|>assistant"
-FINAL = BEGIN + "<|channel|>final<|message|>"
-THINK = "<|channel|>analysis<|message|>"
-CALL = "<|channel|>commentary to=functions.f"
-JSON = {"content_type": "json", "constrained": True}
-SEEN = {
-    # name: (what came after <|start|>assistant, messages, anomalies)
-    "stray return after a complete answer": (
-        [200005, 17196, 200008, 17045, 200007, 200002],
-        [final("Answer")],
-        [("stray_token", 5, b"<|return|>")],
-    ),
-    "start written twice": (
-        f"<|start|>{FINAL}x<|return|>",
-        [final("x")],
-        [("repeated_start", 0, b""), ("repeated_start", 0, b"")],
-    ),
-    "role written again": (
-        f"assistant{FINAL}x<|return|>",
-        [final("x")],
-        [("repeated_start", 0, b"assistant")],
-    ),
-    "text after the end of the answer": (
-        f"{FINAL[18:]}x<|end|>tail",
-        [final("x")],
-        [("stray_token", 5, b"tail")],
-    ),
-    "text after return, and more of it": (
-        f"{FINAL[18:]}x<|return|>tail<|end|>s",
-        [final("x")],
-        [("stray_token", 5, b"tail<|end|>s")],
-    ),
-    "answer without a header after the thought": (
-        f"{THINK}t<|end|>The answer is 4.<|return|>",
-        [analysis("t"), assistant("The answer is 4.")],
-        [("missing_start", 5, b""), ("no_message", 5, b"")],
-    ),
-    "channel without start": (
-        f"{THINK}t<|end|>{FINAL[18:]}x<|return|>",
-        [analysis("t"), final("x")],
-        [("missing_start", 5, b"")],
-    ),
-    "white space between messages": (
-        f"{THINK}t<|end|>\n{FINAL}x<|return|>",
-        [analysis("t"), final("x")],
-        [("stray_token", 5, b"\n")],
-    ),
-    "empty channel": (
-        "<|channel|><|message|>x<|return|>",
-        [assistant("x")],
-        [("empty_channel", 0, b"")],
-    ),
-    "no channel": ("<|message|>x<|return|>", [assistant("x")], []),
-    "refusal without a header": (
-        f"We must refuse.<|end|>{BEGIN}{THINK}We must  refuse.<|end|>{FINAL}Sorry<|return|>",
-        [assistant("We must refuse."), analysis("We must  refuse."), final("Sorry")],
-        [("no_message", 0, b"")],
-    ),
-    "refusal right after the channel": (
-        "<|channel|>analysis I must  refuse<|end|>",
-        [analysis("I must  refuse")],
-        [("no_message", 0, b"")],
-    ),
-    "body in the header, glued to the channel": (
-        "<|channel|>finalHello there.<|return|>",
-        [final("Hello there.")],
-        [("no_message", 0, b"")],
-    ),
-    "bare answer without markup": (
-        ' {"a": 1}<|return|>',
-        [assistant(' {"a": 1}')],
-        [("no_message", 0, b"")],
-    ),
-    "bare answer, cut off": ("Hello", [assistant("Hello")], [("no_message", 0, b"")]),
-    "free text after channel": (
-        "<|channel|>I wonder what to do<|end|>",
-        [assistant("I wonder what to do")],
-        [("no_message", 0, b""), ("empty_channel", 0, b"")],
-    ),
-    "question marks after channel": (
-        f"<|channel|>??<|end|>{FINAL}x<|return|>",
-        [assistant("", "??"), final("x")],
-        [("no_message", 0, b""), ("unknown_channel", 0, b"")],
-    ),
-    "commentary 2?": (
-        "<|channel|>commentary 2?<|end|>",
-        [assistant("2?", "commentary")],
-        [("no_message", 0, b"")],
-    ),
-    "commentary?commentary?": (
-        "<|channel|>commentary?commentary?<|end|>",
-        [assistant("?commentary?", "commentary")],
-        [("no_message", 0, b"")],
-    ),
-    "doubled header without message": (
-        "<|channel|>commentary to=assistant<|channel|>commentary?<|end|>",
-        [assistant("?", "commentary", "assistant")],
-        [("no_message", 0, b""), ("repeated_channel", 0, b"commentary")],
-    ),
-    "doubled header": (
-        f"<|channel|>commentary?{THINK}x<|end|>",
-        [analysis("x")],
-        [("repeated_channel", 0, b"commentary"), ("header_text", 0, b"?")],
-    ),
-    "dashes in the header": (
-        f"–– commentary{THINK}x<|end|>",
-        [analysis("x")],
-        [("header_text", 0, "–– commentary".encode())],
-    ),
-    "channel glued to the tool's name": (
-        " to=functions.ls<|channel|>commentary<|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.ls")],
-        [],
-    ),
-    "channel twice around the tool's name": (
-        "<|channel|>commentary to=functions.ls<|channel|>commentary<|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.ls")],
-        [("repeated_channel", 0, b"commentary")],
-    ),
-    "constraint glued to the tool's name": (
-        CALL + "<|constrain|>json<|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.f", **JSON)],
-        [],
-    ),
-    "constrained answer": (
-        "<|channel|>final <|constrain|>response<|message|>{}<|return|>",
-        [assistant("{}", "final", None, "response", True)],
-        [],
-    ),
-    "call without call, at the end": (
-        CALL + " <|constrain|>json<|message|>{}",
-        [assistant("{}", "commentary", "functions.f", **JSON)],
-        [],
-    ),
-    "call without message": (
-        CALL + ' <|constrain|>json{"a":1}<|call|>',
-        [assistant('{"a":1}', "commentary", "functions.f", **JSON)],
-        [("no_message", 0, b"")],
-    ),
-    "call without message or constraint": (
-        CALL + ' json{"a":1}<|call|>',
-        [assistant('{"a":1}', "commentary", "functions.f", "json")],
-        [("no_message", 0, b"")],
-    ),
-    "call without to=": (
-        "<|channel|>commentary functions.f json<|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.f", "json")],
-        [("bare_recipient", 0, b"")],
-    ),
-    "two recipients": (
-        " to=functions.a<|channel|>commentary to=functions.b<|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.b")],
-        [("repeated_recipient", 0, b"to=functions.a")],
-    ),
-    "constraint without a type": (
-        CALL + " <|constrain|><|message|>{}<|call|>",
-        [assistant("{}", "commentary", "functions.f")],
-        [("empty_type", 0, b"")],
-    ),
-    "answer right after the thought, by its channel": (
-        f"{THINK}t{FINAL[18:]}x<|return|>",
-        [analysis("t"), final("x")],
-        [("missing_end", 4, b"")],
-    ),
-    "answer right after the thought, by its start": (
-        f"{THINK}t{FINAL}x<|return|>",
-        [analysis("t"), final("x")],
-        [("missing_end", 4, b"")],
-    ),
-    "control tokens in a content": (
-        f"{FINAL[18:]}a<|message|>b<|constrain|>c<|endoftext|>",
-        [final("abc")],
-        [
-            ("stray_token", 4, b"<|message|>"),
-            ("stray_token", 6, b"<|constrain|>"),
-            ("stray_token", 8, b"<|endoftext|>"),
-        ],
-    ),
-    "control tokens in a header": (
-        "<|channel|>final<|endoftext|><|message|>x",
-        [final("x")],
-        [("stray_token", 2, b"<|endoftext|>")],
-    ),
-    "misspelled role": (
-        f"{THINK}t<|end|><|start|>asistant<|channel|>final<|message|>x",
-        [analysis("t"), final("x")],
-        [("unknown_role", 5, b"asistant")],
-    ),
-    "no role": (
-        f"{THINK}t<|end|><|start|><|channel|>final<|message|>x",
-        [analysis("t"), final("x")],
-        [("no_role", 5, b"")],
-    ),
-    "header cut off": (
-        "<|channel|>final",
-        [final("")],
-        [("no_message", 0, b"")],
-    ),
-    "next role alone": (
-        f"{THINK}t<|end|>{BEGIN}",
-        [analysis("t")],
-        [("empty_message", 5, b"assistant")],
-    ),
-    "only an end": ("<|return|>", [], [("empty_message", 0, b"")]),
-    "nothing": ("", [], []),
-    "unknown ids anywhere": (
-        [-1, 200005, 17196, 2**70, 200008, 201088, 17045, 10**5000, 200007, 300000, 220, 200019.5],
-        [final("Answer")],
-        [("unknown_id", n, b"") for n in (0, 3, 5, 7, 9)]
-        + [("stray_token", 10, b" "), ("unknown_id", 11, b"")],
-    ),
-    "a tool's answer, made up": (
-        f"{CALL}<|message|>{{}}<|call|><|start|>functions.f to=assistant<|channel|>commentary"
-        "<|message|>1<|end|>",
-        [assistant("{}", "commentary", "functions.f"), Message.tool_result("functions.f", "1")],
-        [],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SEEN)
-def test_a_sequence_seen_in_the_wild_gives_messages_and_anomalies(tokenizer, name):
-    written, messages, anomalies = SEEN[name]
-    ids = tokenizer.encode(written, allow_special=True) if isinstance(written, str) else written
-    found = parse(tokenizer, ids)
-    assert found.messages == messages
-    assert found.anomalies == [Anomaly(*anomaly) for anomaly in anomalies]
-    check_sequence(tokenizer, ids, "assistant")
-
-
-def test_a_header_without_end_streams_as_text_and_nothing_of_it_is_lost(tokenizer):
-    ids = tokenizer.encode("<|channel|>final" + " word" * 500, allow_special=True)
-    parser = Parser(tokenizer)
-    streamed = [bool(parser.push(token_id)) for token_id in ids]
-    assert streamed.index(True) == 128
-    assert all(streamed[128:])
-    parser.finish()
-    assert parser.messages == [final("word" + " word" * 499)]
-    assert [anomaly.kind for anomaly in parser.anomalies] == ["no_message"]
-
-
-# What the property tests hold any sequence against
-
-
-def text_bytes(tokenizer, ids):
-    """Return the bytes of the ids that are ordinary tokens."""
-    special = set(tokenizer.special.values())
-    out = b""
-    for token_id in ids:
-        try:
-            out += b"" if token_id in special else tokenizer.token_bytes(token_id)
-        except InvalidArgument:
-            continue
-    return out
-
-
-def visible(text):
-    """Count the bytes of text, or of bytes, but not white space: headers do not keep it."""
-    if isinstance(text, bytes):
-        text = text.decode(errors="surrogateescape")
-    return collections.Counter("".join(text.split()).encode(errors="surrogateescape"))
-
-
-def has_written_role(tokenizer, ids, anomalies):
-    """Whether a role stands in the ids before a content, and was taken for one."""
-    starts = [n for n, token_id in enumerate(ids) if token_id == tokenizer.special["<|start|>"]]
-    implied = {n for kind, n in anomalies if kind in ("no_role", "unknown_role", "missing_start")}
-    return bool(starts) and not any(n >= starts[-1] for n in implied)
-
-
-def accounted(tokenizer, ids, events):
-    """Count the bytes that messages and anomalies hold of what was decoded."""
-    out, before = collections.Counter(), 0
-    kinds = [(event.kind, event.offset) for event in events if isinstance(event, Anomaly)]
-    for event in events:
-        if isinstance(event, Anomaly):
-            out += visible(event.data)
-        elif isinstance(event, MessageStart):
-            # A role that is wrong at the very same id is the next header's.
-            last = {"missing_start": event.offset}
-            here = [
-                (kind, n - before)
-                for kind, n in kinds
-                if before <= n <= last.get(kind, event.offset - 1)
-            ]
-            message = event.message
-            if message.role == "tool":
-                out += visible(message.name)
-            elif has_written_role(tokenizer, ids[before : event.offset], here):
-                out += visible(message.role + f":{message.name}" * (message.name is not None))
-            out += visible(f"to={message.recipient}" * (message.recipient is not None))
-            out += visible(message.channel or "") + visible(message.content_type or "")
-        elif isinstance(event, MessageEnd):
-            out += visible(event.message.content)
-            before = event.offset
-    return out
-
-
-def check_contents(tokenizer, ids, events):
-    """Each content is its tokens' text, each message's deltas are its content."""
-    opened, deltas = None, []
-    for event in events:
-        if isinstance(event, MessageStart):
-            opened, deltas = event, []
-            assert event.message.content == ""
-        elif isinstance(event, Delta):
-            assert event.text
-            header = opened.message
-            assert (event.channel, event.recipient) == (header.channel, header.recipient)
-            deltas.append(event.text)
-        elif isinstance(event, MessageEnd):
-            assert dataclasses.replace(event.message, content="") == opened.message
-            assert "".join(deltas) == event.message.content
-            if ids[opened.offset : opened.offset + 1] == [tokenizer.special["<|message|>"]]:
-                data = text_bytes(tokenizer, ids[opened.offset : event.offset])
-                assert event.message.content == data.decode(errors="replace")
-
-
-def check_sequence(tokenizer, ids, role, cut=0):
-    """Hold what a sequence gives against everything that is promised of any sequence."""
-    parser = Parser(tokenizer, role)
-    events, ends = [], []
-    for token_id in ids:
-        events += parser.push(token_id)
-        ends.append(len(parser.messages))
-    events += parser.finish()
-    assert parser.finish() == []
-    assert parser.offset == len(ids)
-    assert [e.message for e in events if isinstance(e, MessageEnd)] == parser.messages
-    assert [e for e in events if isinstance(e, Anomaly)] == parser.anomalies
-    assert all(0 <= event.offset <= len(ids) for event in events)
-    check_contents(tokenizer, ids, events)
-    # No decoded byte is lost.
-    lost = visible(text_bytes(tokenizer, ids)) - accounted(tokenizer, ids, events)
-    assert not lost, lost
-    # How the ids are cut changes nothing, and what was whole stays as it was.
-    again = Parser(tokenizer, role)
-    whole = again.feed(ids[:cut])
-    assert again.messages == parser.messages[: ends[cut - 1] if cut else 0]
-    assert [*whole, *again.feed(ids[cut:]), *again.finish()] == events
-    # The messages are such as can be rendered, and they come back.
-    messages = [m for m in parser.messages if m.recipient != "all"]
-    rendered = Renderer(tokenizer).render(messages, analysis="all")
-    back = parse(tokenizer, rendered, None)
-    assert back.messages == messages
-    assert {anomaly.kind for anomaly in back.anomalies} <= {"unknown_channel"}
 
 
 # 10,000 sequences, random and mutated
@@ -561,18 +209,18 @@ def test_events_tell_channel_text_call_and_end_as_they_come(tokenizer):
     *header, start, text, end = parser.feed(ids[7:])
     assert header == []
     at = len(ids) - 3
-    assert (start, text) == (MessageStart(at, call), Delta(at + 1, "{}", *CALLED))
+    assert (start, text) == (
+        MessageStart(at, call),
+        Delta(at + 1, "{}", "commentary", "functions.f"),
+    )
     assert end == MessageEnd(at + 2, dataclasses.replace(call, content="{}"), "<|call|>")
     assert parser.offset == len(ids)
     assert parser.finish() == []
 
 
-CALLED = ("commentary", "functions.f")
-
-
 def test_an_unfinished_message_ends_with_finish(tokenizer):
     parser = Parser(tokenizer)
-    ids = tokenizer.encode(f"{FINAL[18:]}a\U0001f9d1", allow_special=True)
+    ids = tokenizer.encode(f"{ANSWER}a\U0001f9d1", allow_special=True)
     parser.feed(ids[:-1])
     assert parser.current == final("a")
     events = parser.finish()
@@ -585,7 +233,7 @@ def test_an_unfinished_message_ends_with_finish(tokenizer):
 def test_a_character_cut_by_a_control_token_is_whole(tokenizer):
     ids = tokenizer.encode("\U0001f9d1")
     assert len(ids) > 1
-    opened = tokenizer.encode(FINAL[18:], allow_special=True)
+    opened = tokenizer.encode(ANSWER, allow_special=True)
     ids = [*opened, ids[0], tokenizer.special["<|message|>"], -5, *ids[1:]]
     found = parse(tokenizer, ids)
     assert found.messages == [final("\U0001f9d1")]

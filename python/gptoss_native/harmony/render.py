@@ -22,6 +22,7 @@ from ..json_fields import shown
 from ..tokenizer import Tokenizer
 from .messages import (
     CHANNELS,
+    ROLES,
     DeveloperContent,
     Message,
     ResponseFormat,
@@ -99,8 +100,8 @@ def _dropped(messages: Sequence[Message], analysis: str) -> int:
 class Renderer:
     """Renders conversations with one tokenizer. Safe to share by threads.
 
-    Raises InvalidArgument for a tokenizer that lacks a token of the format; of the methods, so does
-    a text with a lone surrogate, or one that the tokenizer refuses for another reason.
+    Raises InvalidArgument for a tokenizer that lacks a token of the format. All methods raise it
+    for what is no Message, and for a text that the tokenizer refuses, as one with a lone surrogate.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -137,6 +138,9 @@ class Renderer:
         self, messages: Iterable[Message], *, role: str = "assistant", analysis: str = "auto"
     ) -> list[int]:
         """Return the ids of the messages and of the start of the next one, which `role` writes."""
+        if role not in ROLES:
+            known = ", ".join(ROLES)
+            raise InvalidArgument(f"role is {shown(role)}, wanted one of {known}")
         ids = self.render(messages, analysis=analysis)
         return [*ids, self._start, *self._tokenizer.encode_ordinary(role)]
 
