@@ -1,7 +1,6 @@
 """Many sessions at once: each gets what it would get alone, and one's end is not another's."""
 
 import asyncio
-import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -156,53 +155,6 @@ def test_closing_the_model_ends_all_streams(config):
         model.close()
         for one in ended:
             one.result(timeout=20)
-
-
-def test_sixteen_threads_do_everything_at_once(config):
-    """Create, feed, generate, cancel, fork, rewind, close; then each is as it should be."""
-    with gn.Model.random(config("tiny"), seed=3, deterministic=True) as model:
-
-        def work(seed):
-            rng = random.Random(seed)
-            sessions = [(model.session(), [])]
-            for step in range(25):
-                session, tokens = rng.choice(sessions)
-                what = rng.choice(
-                    ["feed", "generate", "cancel", "fork", "rewind", "close", "logits"]
-                )
-                if what == "feed":
-                    ids = some(rng.choice([1, 8, 127, 130]), seed * 100 + step)
-                    session.prefill(ids)
-                    tokens += ids
-                elif what == "logits":
-                    session.logits([seed])
-                    tokens += [seed]
-                elif what in ("generate", "cancel"):
-                    most = rng.randrange(1, 12)
-                    stream = session.generate([seed], max_new_tokens=40, stop_ids=[])
-                    tokens += [seed]
-                    tokens += [t.id for _, t in zip(range(most), stream, strict=False)]
-                    if what == "cancel":
-                        stream.cancel()
-                        assert list(stream) == []
-                elif what == "fork" and len(sessions) < 4:
-                    sessions.append((session.fork(), list(tokens)))
-                elif what == "rewind":
-                    del tokens[rng.randrange(len(tokens) + 1) :]
-                    session.rewind(len(tokens))
-                elif what == "close" and len(sessions) > 1:
-                    session.close()
-                    sessions.remove((session, tokens))
-            return sessions
-
-        with ThreadPoolExecutor(16) as pool:
-            ended = [one for part in pool.map(work, range(16)) for one in part]
-        for session, tokens in ended:
-            assert session.tokens == tokens
-            with model.session() as cold:
-                cold.prefill(tokens)
-                assert np.array_equal(session.logits(PROBE), cold.logits(PROBE))
-            session.close()
 
 
 def test_a_signal_handler_may_ask_for_a_session_that_another_thread_streams(run_python):

@@ -260,7 +260,11 @@ def test_a_cache_that_does_not_fit_leaves_the_session_and_its_neighbours(
     give_memory, emulated, small, some_ids, monkeypatch
 ):
     ids = some_ids(300, 40)
-    with gn.Model.random(small, device=emulated) as model, gn.Model.random(small, seed=8) as other:
+    cold = gn.Limits(prefix_bytes=0)
+    with (
+        gn.Model.random(small, device=emulated, limits=cold) as model,
+        gn.Model.random(small, seed=8) as other,
+    ):
         want = model.session().logits(ids)
         beside = other.session().logits(ids[:9])
         neighbour, session = model.session(), model.session(max_context=400)
@@ -319,7 +323,7 @@ def test_closing_and_failing_return_the_devices_memory(cuda_device, tmp_path, sm
         with pytest.raises(KeyError, match="enough"):
             gn.Model.load(path, device=cuda_device, progress=stop)
         assert available_bytes(cuda_device) == before
-    with gn.Model.random(small, device=cuda_device) as model:
+    with gn.Model.random(small, device=cuda_device, limits=gn.Limits(prefix_bytes=0)) as model:
         model.session().prefill([1])
         opened = available_bytes(cuda_device)
         with model.session() as session:

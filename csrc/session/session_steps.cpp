@@ -165,8 +165,10 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
             const int ahead = static_cast<int>(wanted.drafts.size());
             if (!admitted(computed_ + count + ahead)) admit(wanted, pause);
             if (!begun && wanted.begins && !ids.empty() && computed_ > 0) snapshot();
-            std::tie(count, form) = next_rows();
             if (!begun) usage.cached_tokens = computed_;
+            // A cached prefix may be all of it.
+            if (computed_ == static_cast<int>(tokens_.size())) break;
+            std::tie(count, form) = next_rows();
             try {
                 // A short step's caller sees to signals itself, in less time than taking the GIL
                 // may need.
