@@ -6,6 +6,7 @@ Each session is a thread that reads its stream. Latency is the time between two 
 The stall is the longest such time of one stream while another session's prompt comes in.
 """
 
+import asyncio
 import itertools
 import statistics
 import tempfile
@@ -94,6 +95,73 @@ def stall(model, prompt_tokens):
     }
 
 
+def ticker(model, count, new_tokens):
+    """Return how late a 1 ms ticker of the event loop is that reads so many streams."""
+    late = []
+
+    async def tick(stop):
+        while not stop.is_set():
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append(time.perf_counter() - start - 0.001)
+
+    async def read_all(stream):
+        async for _ in stream:
+            pass
+
+    async def main():
+        stop = asyncio.Event()
+        ticking = asyncio.create_task(tick(stop))
+        sessions = [model.session() for _ in range(count)]
+        await asyncio.gather(
+            *(
+                read_all(s.generate(ids(model, 8, n), max_new_tokens=new_tokens, stop_ids=[]))
+                for n, s in enumerate(sessions)
+            )
+        )
+        stop.set()
+        await ticking
+        for session in sessions:
+            session.close()
+
+    start = time.perf_counter()
+    asyncio.run(main())
+    seconds = time.perf_counter() - start
+    return {
+        "streams": count,
+        "tokens_per_s": count * new_tokens / seconds,
+        "late_p50_s": statistics.median(late),
+        "late_p99_s": percentile(late, 0.99),
+        "late_most_s": max(late),
+    }
+
+
+def lookup(model, new_tokens):
+    """Compare streams with and without guessed tokens, of text that repeats and of one that not."""
+    out = {}
+    repeat = gn.Sampling(temperature=0, logit_bias={7: 1000.0})
+    for name, sampling in (("repeating", repeat), ("not repeating", gn.Sampling(seed=1))):
+        for guess in (False, True):
+            with model.session() as session:
+                stream = session.generate(
+                    ids(model, 16, 5),
+                    max_new_tokens=new_tokens,
+                    sampling=sampling,
+                    stop_ids=[],
+                    lookup=guess,
+                )
+                for _ in stream:
+                    pass
+                stats = stream.stats
+                key = f"{name}, {'guessed' if guess else 'plain'}"
+                out[key] = {
+                    "tokens_per_s": stats.tokens_per_s,
+                    "drafted_tokens": stats.drafted_tokens,
+                    "accepted_tokens": stats.accepted_tokens,
+                }
+    return out
+
+
 def copies(model, tokens):
     """Time forking, saving and loading a session of so many tokens."""
     out = {"tokens": tokens}
@@ -140,6 +208,7 @@ def main():
     options = parser(__doc__.partition("\n")[0])
     options.add_argument("--sessions", type=numbers, default=[1, 2, 4, 8, 16])
     options.add_argument("--new-tokens", type=int, default=16, help="of each stream (16)")
+    options.add_argument("--streams", type=int, default=64, help="of one event loop (64)")
     options.add_argument("--prompt", type=int, default=4096, help="that comes in meanwhile (4096)")
     options.add_argument("--turns", type=int, default=10, help="of the agent (10)")
     options.add_argument("--thoughts", type=int, default=32, help="tokens of its thoughts (32)")
@@ -158,12 +227,25 @@ def main():
                     f"{line['latency_p50_s'] * 1e3:8.1f} ms (p50) "
                     f"{line['latency_p99_s'] * 1e3:8.1f} ms (p99)"
                 )
+        report["lookup"] = lookup(model, 4 * arguments.new_tokens)
+        report["event_loop"] = ticker(model, arguments.streams, arguments.new_tokens)
         report["copies"] = copies(model, 1000)
         report["stall"] = stall(model, arguments.prompt)
         report["agent"] = agent(model, arguments.turns, 40, arguments.thoughts)
     if arguments.json:
         print_json(report)
         return
+    for name, line in report["lookup"].items():
+        print(
+            f"{name:22} {line['tokens_per_s']:9.2f} tok/s, {line['accepted_tokens']} of "
+            f"{line['drafted_tokens']} guesses right"
+        )
+    loop = report["event_loop"]
+    print(
+        f"one event loop, {loop['streams']} streams: {loop['tokens_per_s']:.1f} tok/s, a 1 ms "
+        f"ticker is late by {loop['late_p50_s'] * 1e3:.2f} ms (p50), {loop['late_p99_s'] * 1e3:.2f} ms "
+        f"(p99), {loop['late_most_s'] * 1e3:.1f} ms at most"
+    )
     c, s = report["copies"], report["stall"]
     print(
         f"1000 tokens: fork {c['fork_s'] * 1e3:.1f} ms, save {c['save_s'] * 1e3:.1f} ms, load "

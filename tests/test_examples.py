@@ -1,0 +1,52 @@
+"""The examples run as they are, on the bundled model."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def start(name, **environment):
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / name)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+    )
+
+
+def test_the_agent_loop_computes_only_what_is_new():
+    with start("agent_loop.py") as process:
+        lines = process.communicate(timeout=120)[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 11
+    for line in lines[2:]:
+        _, context, cached, computed, answer = line.split(maxsplit=4)
+        assert int(cached) + int(computed) == int(context)
+        assert int(computed) <= 30 + 128
+        assert "=" in answer
+
+
+def test_the_service_answers_many_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with start("service.py", PORT=str(port)) as process:
+        try:
+            assert process.stdout.readline() == f"listening on 127.0.0.1:{port}\n"
+            clients = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(8)]
+            clients[3].sendall(b"What is 12 + 30?\n")
+            clients[3].close()  # one that does not wait for its answer
+            for number, client in enumerate(clients):
+                if number != 3:
+                    client.sendall(f"What is 1{number} + 25?\n".encode())
+            for number, client in enumerate(clients):
+                if number != 3:
+                    with client, client.makefile() as answer:
+                        assert str(35 + number) in answer.read()
+        finally:
+            process.kill()
