@@ -243,8 +243,8 @@ def main():
     loop = report["event_loop"]
     print(
         f"one event loop, {loop['streams']} streams: {loop['tokens_per_s']:.1f} tok/s, a 1 ms "
-        f"ticker is late by {loop['late_p50_s'] * 1e3:.2f} ms (p50), {loop['late_p99_s'] * 1e3:.2f} ms "
-        f"(p99), {loop['late_most_s'] * 1e3:.1f} ms at most"
+        f"ticker is late by {loop['late_p50_s'] * 1e3:.2f} ms (p50), "
+        f"{loop['late_p99_s'] * 1e3:.2f} ms (p99), {loop['late_most_s'] * 1e3:.1f} ms at most"
     )
     c, s = report["copies"], report["stall"]
     print(
