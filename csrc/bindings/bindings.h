@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
+
 #include "backend/backend.h"
 #include "session/session.h"
 
@@ -64,6 +66,9 @@ class TakeGil {
   private:
     PyGILState_STATE state_;
 };
+
+// The Python exception that this is. To be called with the GIL.
+pybind11::object to_python(std::exception_ptr failure);
 
 // Lets a pending Ctrl-C end the work; null off the main thread. To be called with the GIL.
 Interrupt python_signals();

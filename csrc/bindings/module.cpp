@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/devices.h"
+#include "session/stream_reader.h"
 
 namespace py = pybind11;
 
@@ -128,6 +129,11 @@ GilGate::~GilGate() { --entering; }
 
 void GilGate::close_at_exit(py::module_& m) {
     const auto hook = py::cpp_function([] {
+        // Threads that read streams end first: a constraint of theirs may need the GIL.
+        {
+            const ReleaseGil release;
+            StreamReader::end_all();
+        }
         ending_thread = std::this_thread::get_id();
         ending = true;
         PyThreadState* state = PyEval_SaveThread();
@@ -136,6 +142,17 @@ void GilGate::close_at_exit(py::module_& m) {
     });
     m.attr("_close_gil_gate") = hook;
     py::module_::import("atexit").attr("register")(hook);
+}
+
+py::object to_python(std::exception_ptr failure) {
+    try {
+        translate(failure);
+    } catch (py::error_already_set& error) {
+        return error.value();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return py::error_already_set().value();
 }
 
 Interrupt python_signals() {

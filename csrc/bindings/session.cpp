@@ -6,6 +6,7 @@
 #include "bindings/bindings.h"
 #include "bindings/numbers.h"
 #include "session/generation.h"
+#include "session/stream_reader.h"
 
 namespace py = pybind11;
 
@@ -115,6 +116,14 @@ py::dict stats(const Generation& self) {
 }
 
 // (id, logprob, [(id, logprob), ...]), or None when finished.
+py::object to_python(const std::optional<GeneratedToken>& token) {
+    if (!token) return py::none();
+    py::tuple top(token->top_logprobs.size());
+    for (size_t i = 0; i < token->top_logprobs.size(); ++i)
+        top[i] = py::make_tuple(token->top_logprobs[i].token, token->top_logprobs[i].logprob);
+    return py::make_tuple(token->id, token->logprob, top);
+}
+
 py::object next(Generation& self) {
     std::optional<GeneratedToken> token;
     {
@@ -122,11 +131,18 @@ py::object next(Generation& self) {
         ReleaseGil release;
         token = self.next(signals);
     }
-    if (!token) return py::none();
-    py::tuple top(token->top_logprobs.size());
-    for (size_t i = 0; i < token->top_logprobs.size(); ++i)
-        top[i] = py::make_tuple(token->top_logprobs[i].token, token->top_logprobs[i].logprob);
-    return py::make_tuple(token->id, token->logprob, top);
+    return to_python(token);
+}
+
+// [(key, token or None, exception or None), ...]
+py::list take(StreamReader& self) {
+    py::list out;
+    for (ReadToken& read : self.take()) {
+        const py::object failure =
+            read.failure ? gptoss::to_python(std::exchange(read.failure, nullptr)) : py::none();
+        out.append(py::make_tuple(read.key, to_python(read.token), failure));
+    }
+    return out;
 }
 
 Sampling make_sampling(const py::object& temperature, const py::object& top_k,
@@ -174,6 +190,11 @@ void bind_session(py::module_& m) {
         .def("cancel", &Generation::cancel, release)
         .def("stop", &Generation::stop, release)
         .def("stats", &stats);
+    py::class_<StreamReader>(m, "StreamReader")
+        .def(py::init<>())
+        .def("fileno", &StreamReader::descriptor)
+        .def("begin", &StreamReader::begin, py::arg("stream"), py::arg("key"))
+        .def("take", &take);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")
         .def("prefill", &prefill, py::arg("ids"))
         .def("logits", &logits, py::arg("ids"))

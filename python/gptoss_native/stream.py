@@ -1,16 +1,18 @@
 """Tokens as they are generated."""
 
-import functools
-import os
+import itertools
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import concurrent.futures
+    import asyncio
 
 from . import _core
 from .tokenizer import Tokenizer
+
+_Read = tuple[int, float, tuple[tuple[int, float], ...]] | None
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,46 @@ class Stats:
     stop_string: str | None  # that ended it
 
 
-@functools.cache
-def _threads_of(_process: int) -> "concurrent.futures.ThreadPoolExecutor":
-    from concurrent.futures import ThreadPoolExecutor
+class _LoopReader:
+    """Reads streams for one event loop; what comes in its turn comes to all who wait at once."""
 
-    # One for each stream that waits at a time, for its token or its turn (`Limits`); asyncio's own
-    # pool has six on two processors, and tokens of streams that wait for a thread are not computed
-    # together.
-    return ThreadPoolExecutor(max_workers=512, thread_name_prefix="gptoss-native")
+    def __init__(self) -> None:
+        self._core = _core.StreamReader()
+        self._keys = itertools.count()
+        self._waiting: dict[int, asyncio.Future[_Read]] = {}
+
+    @classmethod
+    def of(cls, loop: "asyncio.AbstractEventLoop") -> "_LoopReader":
+        reader = _readers.get(loop)
+        if reader is None:
+            reader = _readers[loop] = cls()
+            loop.add_reader(reader._core.fileno(), reader._deliver)
+        return reader
+
+    def next(self, stream: _core.Generation, future: "asyncio.Future[_Read]") -> None:
+        """Make the future the stream's next token. Raises Error if no thread can be had."""
+        key = next(self._keys)
+        self._waiting[key] = future
+        try:
+            self._core.begin(stream, key)
+        except BaseException:
+            del self._waiting[key]
+            raise
+
+    def _deliver(self) -> None:
+        for key, token, failure in self._core.take():
+            future = self._waiting.pop(key)
+            if future.done():  # its task was cancelled
+                continue
+            if failure is None:
+                future.set_result(token)
+            else:
+                future.set_exception(failure)
 
 
-def _threads() -> "concurrent.futures.ThreadPoolExecutor":
-    return _threads_of(os.getpid())  # a forked child has none of its parent's threads
+# A loop that is gone takes its reader with it.
+_readers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopReader]"
+_readers = weakref.WeakKeyDictionary()
 
 
 class StopStrings:
@@ -132,8 +162,11 @@ class Stream:
         import asyncio  # here, since it is a third of what importing this package would take
 
         # The step runs on another thread, without the GIL: the event loop stays free.
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Read] = loop.create_future()
+        _LoopReader.of(loop).next(self._core, future)
         try:
-            token = await asyncio.get_running_loop().run_in_executor(_threads(), self._core.next)
+            token = await future
         except asyncio.CancelledError:
             self.cancel()
             raise
