@@ -106,6 +106,13 @@ class Stages:
     def attn_out(self, layer: int, attention: _Floats, x: _Floats) -> _Floats: ...
     def experts(self, layer: int, x: _Floats) -> dict[str, Any]: ...
     def logits(self, x: _Floats, which: Sequence[int]) -> _Floats: ...
+    def sample(
+        self,
+        logits: _Floats,
+        sampling: Sampling,
+        masks: npt.NDArray[np.uint32],
+        seen: Sequence[tuple[int, int]],
+    ) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]: ...
 
 def plan(
     config: dict[str, Any],
