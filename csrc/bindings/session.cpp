@@ -4,8 +4,8 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/constraint.h"
 #include "bindings/numbers.h"
-#include "session/generation.h"
 
 namespace py = pybind11;
 
@@ -69,12 +69,16 @@ py::dict stats(const Generation& self) {
 }
 
 // (id, logprob, [(id, logprob), ...]), or None when finished.
-py::object next(Generation& self) {
+py::object next(Generation& self, const py::object& constraint) {
     std::optional<GeneratedToken> token;
-    {
+    std::optional<Constraint> calls;
+    if (!constraint.is_none()) calls = python_constraint(constraint);
+    try {
         const Interrupt signals = python_signals();
         ReleaseGil release;
-        token = self.next(signals);
+        token = self.next(signals, calls ? &*calls : nullptr);
+    } catch (const PythonFailure& failure) {
+        failure.raise();
     }
     if (!token) return py::none();
     py::tuple top(token->top_logprobs.size());
@@ -124,7 +128,7 @@ void bind_sampling(py::module_& m) {
 void bind_session(py::module_& m) {
     const auto release = py::call_guard<ReleaseGil>();
     py::class_<Generation, std::shared_ptr<Generation>>(m, "Generation")
-        .def("next", &next)
+        .def("next", &next, py::arg("constraint") = py::none())
         .def("cancel", &Generation::cancel)
         .def("stats", &stats);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")

@@ -38,7 +38,8 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
     stats_.seed = parameters_.seed;
 }
 
-std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
+std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
+                                               const Constraint* constraint) {
     const auto lock = session_->enter();
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
     session_->check_open();
@@ -50,10 +51,11 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     const auto start = Clock::now();
     const bool first = stats_.generated_tokens == 0;
     Choice choice;
-    if (!advance(interrupt, choice)) {
+    if (!advance(interrupt, constraint ? &constraint->fill_mask : nullptr, choice)) {
         finish(FinishReason::kCancelled);
         return std::nullopt;
     }
+    if (constraint) accept(*constraint, choice);
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
                             std::move(choice.top_logprobs)};
     session_->append(token.id, Form::kDecode);
@@ -71,7 +73,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
 }
 
 // Computes what is new and chooses after the last position. False if cancelled.
-bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
+bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask, Choice& choice) {
     if (stats_.generated_tokens == 0) {
         if (needs_counts(sampling_)) {
             seen_.clear();
@@ -85,8 +87,12 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
     }
     const std::vector<int> prompt = std::exchange(prompt_, {});
     const int cached = session_->computed_;
-    SampleRequest request = {parameters_, bias_, seen_, session_->tokens_.size() + prompt.size(),
-                             static_cast<int>(sampling_.logprobs)};
+    SampleRequest request = {parameters_,
+                             bias_,
+                             seen_,
+                             session_->tokens_.size() + prompt.size(),
+                             static_cast<int>(sampling_.logprobs),
+                             fill_mask};
     Session::Wanted wanted;
     wanted.request = &request;
     wanted.choice = &choice;
@@ -107,6 +113,17 @@ bool Generation::advance(const Interrupt& interrupt, Choice& choice) {
         stats_.prefilled_tokens = session_->computed_ - cached;
     }
     return whole;
+}
+
+// A token that is not accepted, or whose mask failed, is not the session's.
+void Generation::accept(const Constraint& constraint, const Choice& choice) {
+    try {
+        if (choice.failure) std::rethrow_exception(choice.failure);
+        session_->call_back([&] { constraint.accept(choice.chosen.token); });
+    } catch (...) {
+        finish(FinishReason::kCancelled);
+        throw;
+    }
 }
 
 void Generation::count(int token, bool generated) {

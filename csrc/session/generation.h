@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -29,20 +30,31 @@ struct GenerationStats {
     uint64_t seed = 0;
 };
 
+// Decides which tokens a stream may go on with. fill_mask is called before each token, on whichever
+// thread computes the step and under the engine's lock, and again for the same token where a step
+// is computed again; accept once for each token, in order, on the thread that asked for it. What
+// either throws ends the stream.
+struct Constraint {
+    FillMask fill_mask;
+    std::function<void(int token)> accept;
+};
+
 class Generation {
   public:
     // Made by Session::generate.
     Generation(std::shared_ptr<Session> session, std::vector<int> prompt, GenerateOptions options,
                int room, uint64_t number);
 
-    // The next token, which the session then holds too; none when finished.
-    std::optional<GeneratedToken> next(const Interrupt& interrupt);
+    // The next token, which the session then holds too; none when finished. The constraint, which
+    // may be null, is to be the same each time.
+    std::optional<GeneratedToken> next(const Interrupt& interrupt, const Constraint* constraint);
     // Ends the stream before its next step; from any thread.
     void cancel() { cancelled_ = true; }
     GenerationStats stats() const;
 
   private:
-    bool advance(const Interrupt& interrupt, Choice& choice);
+    bool advance(const Interrupt& interrupt, const FillMask* fill_mask, Choice& choice);
+    void accept(const Constraint& constraint, const Choice& choice);
     void count(int token, bool generated);
     void finish(FinishReason reason);
 

@@ -2,6 +2,7 @@
 
 from ._core import CheckpointError, DeviceError, Error, InvalidArgument, OutOfMemory
 from .checkpoint import Checkpoint, read_checkpoint
+from .constraint import Constraint
 from .machine import info, plan
 from .model import Model
 from .sampling import Sampling
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Constraint",
     "DeviceError",
     "Error",
     "InvalidArgument",

@@ -6,6 +6,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from .constraint import Constraint
+
 _Floats = npt.NDArray[np.float32]
 _Position = tuple[int, int]
 
@@ -32,7 +34,9 @@ class Sampling:
     ) -> None: ...
 
 class Generation:
-    def next(self) -> tuple[int, float, tuple[tuple[int, float], ...]] | None: ...
+    def next(
+        self, constraint: Constraint | None = None
+    ) -> tuple[int, float, tuple[tuple[int, float], ...]] | None: ...
     def cancel(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from . import _core
 from .closing import Closing
+from .constraint import Constraint, checked_constraint
 from .sampling import Sampling
 
 
@@ -83,17 +84,25 @@ class Stream:
     then, and the stream may be gone on with until the session is used for something else.
     """
 
-    def __init__(self, core: _core.Generation) -> None:
+    def __init__(self, core: _core.Generation, constraint: Constraint | None) -> None:
         self._core = core
+        self._constraint = constraint
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Token:
-        token = self._core.next()
+        token = self._next()
         if token is None:
             raise StopIteration
         return Token(*token)
+
+    def _next(self) -> tuple[int, float, tuple[tuple[int, float], ...]] | None:
+        try:
+            return self._core.next(self._constraint)
+        except (StopIteration, StopAsyncIteration) as error:
+            # It would pass for the end of the stream.
+            raise RuntimeError(f"the constraint raised {type(error).__name__}") from error
 
     def __aiter__(self) -> "Stream":
         return self
@@ -103,7 +112,7 @@ class Stream:
 
         # The step runs on another thread, without the GIL: the event loop stays free.
         try:
-            token = await asyncio.get_running_loop().run_in_executor(_threads(), self._core.next)
+            token = await asyncio.get_running_loop().run_in_executor(_threads(), self._next)
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -138,15 +147,17 @@ class Session(Closing):
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop_ids: Iterable[SupportsIndex] | None = None,
+        constraint: Constraint | None = None,
     ) -> Stream:
         """Append the ids and generate after them, until a stop id, which is the last token given.
 
         max_new_tokens: as many as the context holds. sampling: the model's distribution
-        unchanged. stop_ids: the checkpoint's own; [] for none. Generated tokens belong to the
-        session. Work begins when the first token is asked for: ids of a stream that nobody reads
-        are not appended. Everything is checked here, before any work.
+        unchanged. stop_ids: the checkpoint's own; [] for none. constraint: any token may come.
+        Generated tokens belong to the session. Work begins when the first token is asked for: ids
+        of a stream that nobody reads are not appended. Everything is checked here, before any work.
 
-        Raises InvalidArgument, also when ids and max_new_tokens do not fit the context.
+        Raises InvalidArgument, also when ids and max_new_tokens do not fit the context. What the
+        constraint raises ends the stream.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
@@ -154,14 +165,14 @@ class Session(Closing):
             sampling = Sampling()
         elif not isinstance(sampling, Sampling):
             raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
-        return Stream(
-            self._core.generate(
-                _checked("ids", ids),
-                max_new_tokens=max_new_tokens,
-                sampling=sampling.native(),
-                stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
-            )
+        constraint = checked_constraint(constraint)
+        core = self._core.generate(
+            _checked("ids", ids),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling.native(),
+            stop_ids=_checked("stop_ids", self._stop_ids if stop_ids is None else stop_ids),
         )
+        return Stream(core, constraint)
 
     def prefill(self, ids: Iterable[SupportsIndex]) -> None:
         """Append the ids and compute their keys and values. Raises InvalidArgument."""
