@@ -186,17 +186,22 @@ struct SampleRow {
     SamplingParameters parameters;
     const TokenBias* bias;   // [biases]
     const TokenCount* seen;  // [seen_tokens]   distinct tokens
+    const uint32_t* mask;    // [mask_words(vocab)]   bit t % 32 of word t / 32: token t may be
+                             // chosen; null: any may. Bits from vocab on say nothing.
     uint64_t position;       // of the token to be chosen
     int biases, seen_tokens, top_logprobs;
 };
 
-// Choose a token for each row. In this order: bias, repetition penalty (on all tokens seen),
+constexpr int mask_words(int vocab) { return (vocab + 31) / 32; }
+
+// Choose a token for each row. In this order: mask, bias, repetition penalty (on all tokens seen),
 // presence and frequency penalty (on generated ones), temperature, top_k, top_p, min_p, one draw
 // from the generator of (seed, position) over the tokens left by rising id.
 struct SampleArgs {
     const float* logits;      // [outputs, vocab]
     const SampleRow* row;     // [outputs]
-    TopLogprob* chosen;       // [outputs]   out; token -1: the logits were not finite
+    TopLogprob* chosen;       // [outputs]   out; token -1: the logits were not finite,
+                              // or the mask allows no token
     TopLogprob* top_logprob;  // [outputs, kMostTopLogprobs]   out: most likely first, ties to the
                               // lower id; top_logprobs of them
     int outputs, vocab;

@@ -38,10 +38,12 @@ class OwnedMutex {
     // thread that is no more may have it.
     void check() const {
         home_.check();
-        if (mine())
-            throw InvalidArgument(
-                "called from within a step of this thread, by a signal handler "
-                "or a callback; use another thread, or wait for the step's end");
+        if (mine()) refuse();
+    }
+    [[noreturn]] static void refuse() {
+        throw InvalidArgument(
+            "called from within a step of this thread, by a signal handler "
+            "or a callback; use another thread, or wait for the step's end");
     }
     // Throw what check() does.
     Lock lock() {

@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/constraint.h"
 #include "bindings/devices.h"
 #include "session/stream_reader.h"
 
@@ -147,8 +148,12 @@ void GilGate::close_at_exit(py::module_& m) {
 py::object to_python(std::exception_ptr failure) {
     try {
         translate(failure);
-    } catch (py::error_already_set& error) {
-        return error.value();
+    } catch (const PythonFailure& raised) {
+        try {
+            raised.raise();
+        } catch (py::error_already_set& error) {
+            return error.value();
+        }
     } catch (const std::exception& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
     }

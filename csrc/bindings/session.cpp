@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/constraint.h"
 #include "bindings/numbers.h"
 #include "session/generation.h"
 #include "session/stream_reader.h"
@@ -124,14 +125,35 @@ py::object to_python(const std::optional<GeneratedToken>& token) {
     return py::make_tuple(token->id, token->logprob, top);
 }
 
-py::object next(Generation& self) {
+py::object next(Generation& self, const py::object& constraint) {
     std::optional<GeneratedToken> token;
-    {
+    std::optional<Constraint> calls;
+    if (!constraint.is_none()) calls = python_constraint(constraint, PyThread_get_thread_ident());
+    try {
         const Interrupt signals = python_signals();
         ReleaseGil release;
-        token = self.next(signals);
+        token = self.next(signals, calls ? &*calls : nullptr);
+    } catch (const PythonFailure& failure) {
+        failure.raise();
     }
     return to_python(token);
+}
+
+void begin(StreamReader& self, std::shared_ptr<Generation> stream, uint64_t key,
+           const py::object& constraint) {
+    if (constraint.is_none()) return self.begin(std::move(stream), key, nullptr);
+    // The object stays for as long as it may be called, which is with the GIL.
+    const std::shared_ptr<py::object> held(new py::object(constraint), [](py::object* object) {
+        const TakeGil gil;
+        delete object;
+    });
+    // No Python thread asks for the token.
+    struct Calls {
+        std::shared_ptr<py::object> held;
+        Constraint constraint;
+    };
+    const auto calls = std::make_shared<Calls>(Calls{held, python_constraint(*held, 0)});
+    self.begin(std::move(stream), key, {calls, &calls->constraint});
 }
 
 // [(key, token or None, exception or None), ...]
@@ -186,14 +208,14 @@ void bind_sampling(py::module_& m) {
 void bind_session(py::module_& m) {
     const auto release = py::call_guard<ReleaseGil>();
     py::class_<Generation, std::shared_ptr<Generation>>(m, "Generation")
-        .def("next", &next)
+        .def("next", &next, py::arg("constraint") = py::none())
         .def("cancel", &Generation::cancel, release)
         .def("stop", &Generation::stop, release)
         .def("stats", &stats);
     py::class_<StreamReader>(m, "StreamReader")
         .def(py::init<>())
         .def("fileno", &StreamReader::descriptor)
-        .def("begin", &StreamReader::begin, py::arg("stream"), py::arg("key"))
+        .def("begin", &begin, py::arg("stream"), py::arg("key"), py::arg("constraint"))
         .def("take", &take);
     py::class_<Session, std::shared_ptr<Session>>(m, "Session")
         .def("prefill", &prefill, py::arg("ids"))

@@ -7,6 +7,7 @@
 #include "bindings/bindings.h"
 #include "model/stage_runner.h"
 #include "model/stage_timer.h"
+#include "session/sampling.h"
 
 namespace py = pybind11;
 
@@ -14,6 +15,7 @@ namespace gptoss {
 namespace {
 
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Masks = py::array_t<uint32_t, py::array::c_style | py::array::forcecast>;
 using Pairs = std::vector<std::pair<int, int>>;
 
 StageRunner::Floats floats(const Array& a) { return {a.data(), a.data() + a.size()}; }
@@ -21,6 +23,12 @@ StageRunner::Floats floats(const Array& a) { return {a.data(), a.data() + a.size
 Array rows_of(const StageRunner::Floats& values, py::ssize_t width) {
     Array out({static_cast<py::ssize_t>(values.size()) / width, width});
     std::copy(values.begin(), values.end(), out.mutable_data());
+    return out;
+}
+
+py::list pairs_of(const std::vector<TopLogprob>& tokens) {
+    py::list out;
+    for (const TopLogprob& t : tokens) out.append(py::make_tuple(t.token, t.logprob));
     return out;
 }
 
@@ -90,6 +98,18 @@ class Stages {
         return rows_of(with([&](Model&) { return runner_->logits(floats(x), which); }),
                        config_.vocab_size);
     }
+    py::tuple sample(const Array& logits, const Sampling& sampling, const Masks& masks,
+                     const Pairs& seen) {
+        validate(sampling, config_.vocab_size);
+        StageRunner::Sampling s = {parameters(sampling), {}, {}, {}, 0};
+        for (const auto& [token, bias] : sampling.logit_bias)
+            s.bias.push_back({static_cast<int>(token), bias});
+        for (const auto& [token, generated] : seen) s.seen.push_back({token, generated});
+        s.masks.assign(masks.data(), masks.data() + masks.size());
+        s.top_logprobs = static_cast<int>(sampling.logprobs);
+        const auto choices = with([&](Model&) { return runner_->sample(floats(logits), s); });
+        return py::make_tuple(pairs_of(choices.chosen), pairs_of(choices.top));
+    }
 
   private:
     const std::shared_ptr<Engine> engine_;
@@ -135,7 +155,9 @@ position). Caches start as NaN. Raises InvalidArgument.)")
         .def("attention", &Stages::attention, py::arg("layer"), py::arg("q"), py::arg("at"))
         .def("attn_out", &Stages::attn_out, py::arg("layer"), py::arg("attention"), py::arg("x"))
         .def("experts", &Stages::experts, py::arg("layer"), py::arg("x"))
-        .def("logits", &Stages::logits, py::arg("x"), py::arg("which"));
+        .def("logits", &Stages::logits, py::arg("x"), py::arg("which"))
+        .def("sample", &Stages::sample, py::arg("logits"), py::arg("sampling"), py::arg("masks"),
+             py::arg("seen"));
     m.def("time_stage", &time, py::arg("model"), py::arg("stage"), py::kw_only(), py::arg("tokens"),
           py::arg("context"), py::arg("calls"), py::arg("decode"),
           "Median seconds of a call, and the bytes and operations it needs.");

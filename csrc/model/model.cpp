@@ -26,9 +26,17 @@ StepBuffers carve(const ModelConfig& c, const BackendTraits& traits, Carver& car
     b.inv_freq = carver.take<float>(c.head_dim / 2);
     b.logits = carver.take<float>(outputs * c.vocab_size);
     b.sample = carver.take<SampleRow>(outputs);
+    b.masks = carver.take<uint32_t>(outputs * mask_words(c.vocab_size));
     b.chosen = carver.take<TopLogprob>(outputs);
     b.top = carver.take<TopLogprob>(outputs * kMostTopLogprobs);
     return b;
+}
+
+bool has_mask(const SampleRequest& request) { return request.fill_mask != nullptr; }
+
+// Where a step's outcome is known by its tokens alone, and begun() can tell it from others.
+bool plain(const SampleRequest& r) {
+    return r.bias.empty() && r.seen.empty() && r.top_logprobs == 0 && !has_mask(r);
 }
 
 void check_finite(const TopLogprob& chosen) {
@@ -85,7 +93,8 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
       concentration_(rope_concentration(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),
       memory_(backend_->allocate(step_buffer_bytes(config, traits_), "the buffers of a step")),
-      lists_(traits_.decode_rows) {
+      lists_(traits_.decode_rows),
+      mask_(mask_words(config.vocab_size)) {
     backend_->prepare(config);
     Carver carver(memory_.data(), memory_.size());
     buffers_ = carve(config, traits_, carver);
@@ -146,8 +155,9 @@ std::vector<Choice> Model::choose(std::span<const int> which,
     backend_->write(buffers_.which, which.data(), which.size_bytes());
     write_requests(requests);
     logits(buffers_.x, buffers_.which, count, buffers_.logits);
+    MaskFailures failures = write_masks(requests);
     sample(count);
-    return read_choices(requests);
+    return read_choices(requests, std::move(failures));
 }
 
 std::vector<Choice> Model::decode(std::span<const Row> rows,
@@ -155,39 +165,47 @@ std::vector<Choice> Model::decode(std::span<const Row> rows,
                                   const Interrupt& interrupt) {
     const bool ready = begun(rows, requests);
     next_rows_.clear();
-    if (!ready) begin_decode(rows, requests, interrupt);
+    MaskFailures failures;
+    if (!ready) failures = begin_decode(rows, requests, interrupt);
     const int slot = slot_;
-    const auto plain = [](const SampleRequest& r) {
-        return r.bias.empty() && r.seen.empty() && r.top_logprobs == 0;
-    };
-    if (!std::all_of(requests.begin(), requests.end(), plain)) return read_choices(requests);
+    if (!std::all_of(requests.begin(), requests.end(), plain))
+        return read_choices(requests, std::move(failures));
     if (more && traits_.asynchronous) begin_next(rows, requests, interrupt);
     const auto* chosen = reinterpret_cast<const TopLogprob*>(backend_->fetched(slot));
     std::vector<Choice> out;
     for (size_t i = 0; i < requests.size(); ++i) {
         check_finite(chosen[i]);
-        out.push_back({chosen[i], {}});
+        out.push_back({chosen[i], {}, nullptr});
         if (!next_rows_.empty()) next_rows_[i].token = chosen[i].token;
     }
     return out;
 }
 
-void Model::begin_decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
-                         const Interrupt& interrupt) {
+Model::MaskFailures Model::begin_decode(std::span<const Row> rows,
+                                        std::span<const SampleRequest> requests,
+                                        const Interrupt& interrupt) {
     const int tokens = static_cast<int>(rows.size());
     write_rows(rows);
     write_requests(requests);
     std::vector<int> which(tokens);
     for (int i = 0; i < tokens; ++i) which[i] = i;
     backend_->write(buffers_.which, which.data(), which.size() * sizeof(int));
-    // A step of so many rows is the same work each time, but for what the buffers hold.
-    backend_->repeat(tokens, [&] {
+    const bool masked = std::any_of(requests.begin(), requests.end(), has_mask);
+    // A step of so many rows is the same work each time, but for what the buffers hold. Where masks
+    // are waited for, it ends before the choice.
+    backend_->repeat(masked ? -tokens : tokens, [&] {
         layers(tokens, Form::kDecode, interrupt);
         logits(buffers_.x, buffers_.which, tokens, buffers_.logits);
-        sample(tokens);
+        if (!masked) sample(tokens);
     });
+    MaskFailures failures;
+    if (masked) {
+        failures = write_masks(requests);
+        sample(tokens);
+    }
     slot_ = 1 - slot_;
     backend_->fetch(slot_, buffers_.chosen, tokens * sizeof(TopLogprob));
+    return failures;
 }
 
 bool Model::begun(std::span<const Row> rows, std::span<const SampleRequest> requests) const {
@@ -195,8 +213,7 @@ bool Model::begun(std::span<const Row> rows, std::span<const SampleRequest> requ
         return a.token == b.token && a.position == b.position && a.kv == b.kv;
     };
     const auto same_request = [](const SampleRequest& a, const SampleRequest& b) {
-        return a.parameters == b.parameters && a.position == b.position && a.bias.empty() &&
-               a.seen.empty() && a.top_logprobs == 0;
+        return a.parameters == b.parameters && a.position == b.position && plain(a);
     };
     return std::equal(rows.begin(), rows.end(), next_rows_.begin(), next_rows_.end(), same_row) &&
            std::equal(requests.begin(), requests.end(), next_requests_.begin(),
@@ -231,6 +248,7 @@ void Model::write_requests(std::span<const SampleRequest> requests) {
         rows[i] = {r.parameters,
                    bias,
                    seen,
+                   has_mask(r) ? buffers_.masks + i * mask_.size() : nullptr,
                    r.position,
                    static_cast<int>(r.bias.size()),
                    static_cast<int>(r.seen.size()),
@@ -239,88 +257,45 @@ void Model::write_requests(std::span<const SampleRequest> requests) {
     backend_->write(buffers_.sample, rows.data(), rows.size() * sizeof(SampleRow));
 }
 
+// The rows of masks that failed are chosen from all tokens: nobody reads the outcome.
+Model::MaskFailures Model::write_masks(std::span<const SampleRequest> requests) {
+    if (std::none_of(requests.begin(), requests.end(), has_mask)) return {};
+    MaskFailures failures(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) {
+        const SampleRequest& r = requests[i];
+        if (!has_mask(r)) continue;
+        try {
+            fill_mask(*r.fill_mask, mask_, config_.vocab_size, r.position);
+        } catch (...) {
+            failures[i] = std::current_exception();
+            std::fill(mask_.begin(), mask_.end(), ~uint32_t{0});
+        }
+        backend_->write(buffers_.masks + i * mask_.size(), mask_.data(),
+                        mask_.size() * sizeof(uint32_t));
+    }
+    return failures;
+}
+
 void Model::sample(int outputs) {
     backend_->sample({buffers_.logits, buffers_.sample, buffers_.chosen, buffers_.top, outputs,
                       config_.vocab_size});
 }
 
-std::vector<Choice> Model::read_choices(std::span<const SampleRequest> requests) {
+std::vector<Choice> Model::read_choices(std::span<const SampleRequest> requests,
+                                        MaskFailures failures) {
     std::vector<TopLogprob> chosen(requests.size());
     backend_->read(chosen.data(), buffers_.chosen, chosen.size() * sizeof(TopLogprob));
     std::vector<Choice> out;
     for (size_t i = 0; i < requests.size(); ++i) {
         check_finite(chosen[i]);
-        out.push_back({chosen[i], std::vector<TopLogprob>(requests[i].top_logprobs)});
+        out.push_back({chosen[i], std::vector<TopLogprob>(requests[i].top_logprobs), nullptr});
+        if (!failures.empty()) out.back().failure = std::move(failures[i]);
         std::vector<TopLogprob>& top = out.back().top_logprobs;
         if (!top.empty())
             backend_->read(top.data(), buffers_.top + i * kMostTopLogprobs,
                            top.size() * sizeof(TopLogprob));
     }
     return out;
-}
-
-void Model::embed(const Row* rows, int tokens, float* x) {
-    backend_->embed({rows, weights_->embedding, buffers_.chosen, x, tokens, config_.hidden_size});
-}
-
-void Model::qkv(int layer, const Row* rows, int tokens, Form form, const float* x, float* q) {
-    const PlacedLayer& w = weights_->layers[layer];
-    backend_->qkv({rows, x, w.attention_norm, w.qkv, w.qkv_bias, buffers_.inv_freq, concentration_,
-                   eps_, kv_.layers[layer], q, form, tokens, config_.hidden_size, config_.heads,
-                   config_.kv_heads, config_.head_dim});
-}
-
-void Model::attention(int layer, const Row* rows, int tokens, Form form, const float* q,
-                      float* out) {
-    backend_->attention({rows, q, weights_->layers[layer].sinks, kv_.layers[layer], out, form,
-                         tokens, config_.heads, config_.kv_heads, config_.head_dim});
-}
-
-void Model::attn_out(int layer, int tokens, Form form, const float* attention, float* x) {
-    const PlacedLayer& w = weights_->layers[layer];
-    backend_->attn_out({attention, w.attn_out, w.attn_out_bias, x, form, tokens,
-                        config_.hidden_size, config_.query_rows()});
-}
-
-void Model::router(int layer, int tokens, Form form, const float* x, void* h, int* expert,
-                   float* weight) {
-    const PlacedLayer& w = weights_->layers[layer];
-    backend_->router({x, w.moe_norm, w.router, w.router_bias, eps_, h, expert, weight, form, tokens,
-                      config_.hidden_size, config_.experts, config_.experts_per_token});
-}
-
-void Model::moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act) {
-    const PlacedLayer& w = weights_->layers[layer];
-    backend_->moe_up({h, expert, w.moe_up, w.moe_up_bias, static_cast<float>(config_.swiglu_limit),
-                      act, form, tokens, config_.hidden_size, config_.intermediate_size,
-                      config_.experts, config_.experts_per_token});
-}
-
-void Model::moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
-                     const float* weight, float* x) {
-    const PlacedLayer& w = weights_->layers[layer];
-    backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, form, tokens,
-                        config_.hidden_size, config_.intermediate_size, config_.experts,
-                        config_.experts_per_token});
-}
-
-void Model::logits(const float* x, const int* which, int outputs, float* out) {
-    backend_->logits({x, which, weights_->final_norm, weights_->unembedding, eps_, out, outputs,
-                      config_.hidden_size, config_.vocab_size});
-}
-
-size_t decode_bytes(const ModelConfig& c, const PlacedModel& weights, const KvGeometry& kv,
-                    int position) {
-    const auto one = [](const Matrix& m) { return m.data_stride + m.scale_stride; };
-    size_t total = one(weights.unembedding);
-    for (const PlacedLayer& w : weights.layers)
-        total += one(w.qkv) + one(w.attn_out) + one(w.router) +
-                 c.experts_per_token * (one(w.moe_up) + one(w.moe_down));
-    for (const KvLayer& layer : kv.layers) {
-        const int seen = layer.window ? std::min(position + 1, layer.window) : position + 1;
-        total += size_t{2} * seen * c.kv_heads * c.head_dim * dtype_bytes(layer.type);
-    }
-    return total;
 }
 
 }  // namespace gptoss

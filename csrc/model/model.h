@@ -1,6 +1,7 @@
 // The network: the order of the stages, and the buffers between them.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "model/kv_geometry.h"
+#include "model/token_mask.h"
 
 namespace gptoss {
 
@@ -26,6 +28,7 @@ struct StepBuffers {
     float* inv_freq;     // [head_dim / 2]
     float* logits;       // [outputs, vocab]
     SampleRow* sample;   // [outputs]
+    uint32_t* masks;     // [outputs, mask_words(vocab)]
     TopLogprob* chosen;  // [outputs]
     TopLogprob* top;     // [outputs, kMostTopLogprobs]
 };
@@ -40,11 +43,13 @@ struct SampleRequest {
     std::span<const TokenCount> seen;  // distinct tokens
     uint64_t position;                 // of the token to be chosen
     int top_logprobs;
+    const FillMask* fill_mask = nullptr;  // null: any token may be chosen
 };
 
 struct Choice {
     TopLogprob chosen;
     std::vector<TopLogprob> top_logprobs;  // most likely first
+    std::exception_ptr failure;            // of this row's mask; then the rest says nothing
 };
 
 // Host memory in, host memory out; what lies between is the backend's. Rows' views are in the
@@ -72,7 +77,8 @@ class Model {
     // Of the rows named of the last forward(): logits [which.size(), vocab].
     void logits(std::span<const int> which, float* out);
     // Of the rows named of the last forward(): a token each. Throws Error where the logits are not
-    // finite.
+    // finite. Masks are asked for one after the other while the device computes; what goes wrong
+    // with one is its row's `failure` alone.
     std::vector<Choice> choose(std::span<const int> which, std::span<const SampleRequest> requests);
     // forward(), then choose() of all rows, of generated tokens. Where more tokens of the same
     // sequences are likely to be asked for next, with room for them in the caches, `more` lets the
@@ -101,13 +107,18 @@ class Model {
     size_t scratch_bytes() const { return memory_.size() + backend_->scratch_bytes(config_); }
 
   private:
+    // [outputs]   null where there was none; empty where no row has a mask.
+    using MaskFailures = std::vector<std::exception_ptr>;
+
     void layers(int tokens, Form form, const Interrupt& interrupt);
     void write_rows(std::span<const Row> rows);
     void write_requests(std::span<const SampleRequest> requests);
+    MaskFailures write_masks(std::span<const SampleRequest> requests);
     void sample(int outputs);
-    std::vector<Choice> read_choices(std::span<const SampleRequest> requests);
-    void begin_decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
-                      const Interrupt& interrupt);
+    std::vector<Choice> read_choices(std::span<const SampleRequest> requests,
+                                     MaskFailures failures);
+    MaskFailures begin_decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
+                              const Interrupt& interrupt);
     bool begun(std::span<const Row> rows, std::span<const SampleRequest> requests) const;
     void begin_next(std::span<const Row> rows, std::span<const SampleRequest> requests,
                     const Interrupt& interrupt);
@@ -125,6 +136,7 @@ class Model {
     StageMemory memory_;
     StepBuffers buffers_;
     std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
+    std::vector<uint32_t> mask_;      // [mask_words(vocab)]   one row's, on its way
 
     // The decode step begun ahead, if there is one: as decode() will be asked for it. What else
     // changes a cache forgets it.

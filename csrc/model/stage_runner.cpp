@@ -249,4 +249,34 @@ StageRunner::Floats StageRunner::logits(const Floats& x, const std::vector<int>&
     return logits;
 }
 
+StageRunner::Choices StageRunner::sample(const Floats& logits, const Sampling& sampling) {
+    const int vocab = model_.config().vocab_size, words = mask_words(vocab);
+    check(0, logits, vocab, "logits");
+    const size_t outputs = logits.size() / vocab, most = model_.step_rows(Form::kDecode);
+    const bool masked = !sampling.masks.empty();
+    if (outputs > most || (masked && sampling.masks.size() != outputs * words))
+        throw InvalidArgument(message(outputs, " rows of logits, ", sampling.masks.size(),
+                                      " words of masks, wanted at most ", most, " rows and ", words,
+                                      " words a row"));
+    const StageMemory in = upload(logits), bias = upload(sampling.bias),
+                      seen = upload(sampling.seen), masks = upload(sampling.masks);
+    std::vector<SampleRow> rows;
+    for (size_t i = 0; i < outputs; ++i)
+        rows.push_back({sampling.parameters, data<TokenBias>(bias), data<TokenCount>(seen),
+                        masked ? data<uint32_t>(masks) + i * words : nullptr, i,
+                        static_cast<int>(sampling.bias.size()),
+                        static_cast<int>(sampling.seen.size()), sampling.top_logprobs});
+    Choices out{std::vector<TopLogprob>(outputs, {-2, kPoison}), {}};
+    std::vector<TopLogprob> top(outputs * kMostTopLogprobs, {-2, kPoison});
+    const StageMemory row = upload(rows), chosen = upload(out.chosen), likely = upload(top);
+    model_.backend().sample({data<float>(in), data<SampleRow>(row), data<TopLogprob>(chosen),
+                             data<TopLogprob>(likely), static_cast<int>(outputs), vocab});
+    download(chosen, out.chosen);
+    download(likely, top);
+    for (size_t i = 0; i < outputs; ++i)
+        out.top.insert(out.top.end(), top.begin() + i * kMostTopLogprobs,
+                       top.begin() + i * kMostTopLogprobs + sampling.top_logprobs);
+    return out;
+}
+
 }  // namespace gptoss

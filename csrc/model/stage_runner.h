@@ -24,6 +24,19 @@ class StageRunner {
         Floats weight, h, act, x;
     };
 
+    // How all rows of a sample stage choose; row i is at position i.
+    struct Sampling {
+        SamplingParameters parameters;
+        std::vector<TokenBias> bias;
+        std::vector<TokenCount> seen;
+        std::vector<uint32_t> masks;  // [outputs, mask_words(vocab)], or none
+        int top_logprobs;
+    };
+    struct Choices {
+        std::vector<TopLogprob> chosen;  // [outputs]
+        std::vector<TopLogprob> top;     // [outputs, top_logprobs]
+    };
+
     // Sequences of up to max_context positions each, with caches of their own; all stages in one
     // form. Throws InvalidArgument, here and below, for what the model or the caches cannot hold.
     StageRunner(Model& model, int sequences, int max_context, Form form);
@@ -44,6 +57,8 @@ class StageRunner {
     Experts experts(int layer, const Floats& x);
     // [which.size(), vocab] of the rows named of x [tokens, hidden].
     Floats logits(const Floats& x, const std::vector<int>& which);
+    // A choice for each row of logits [outputs, vocab].
+    Choices sample(const Floats& logits, const Sampling& sampling);
 
   private:
     // A sequence's cache: where its parts lie, and the view of it in the backend's memory.

@@ -77,6 +77,7 @@ void Engine::close() {
 
 void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
     mutex_.check();
+    check_caller();
     {
         std::lock_guard lock(queue_mutex_);
         waiting_.push_back(&request);

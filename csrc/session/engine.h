@@ -74,8 +74,20 @@ class Engine {
     void add(std::weak_ptr<Session> session);
 
     bool closed() const { return closed_; }
-    // Whether this thread is within a step.
-    bool mine() const { return mutex_.mine(); }
+    // Marks this thread as within a step of the engine while it calls a user's code between two.
+    class CallingBack {
+      public:
+        explicit CallingBack(const Engine& engine)
+            : before_(std::exchange(calling_back_, &engine)) {}
+        ~CallingBack() { calling_back_ = before_; }
+        CallingBack(const CallingBack&) = delete;
+        CallingBack& operator=(const CallingBack&) = delete;
+
+      private:
+        const Engine* before_;
+    };
+    // Whether this thread is within a step, or marked so.
+    bool mine() const { return mutex_.mine() || calling_back_ == this; }
     // Computes the request's row, with those of others. Throws what became of it; what `interrupt`
     // throws ends only this one.
     void decode(DecodeRequest& request, const Interrupt& interrupt);
@@ -103,6 +115,7 @@ class Engine {
     // Calls use(model) while no step runs. Throws InvalidArgument after close().
     template <class Use>
     auto with_model(Use use) {
+        check_caller();
         const Leaving leaving(*this);
         const auto lock = mutex_.lock();
         const DefaultFloatEnvironment environment;
@@ -163,6 +176,9 @@ class Engine {
         mutable bool waits_ = true;
     };
 
+    void check_caller() const {
+        if (calling_back_ == this) OwnedMutex::refuse();
+    }
     Model& open_model();
     // Computes one batch, if the lock is free. False if it is not. What it throws ends the request.
     bool lead(DecodeRequest& request, const Interrupt& interrupt);
@@ -196,6 +212,7 @@ class Engine {
     int last_rows_ = 0;
     std::map<int, double> decode_seconds_;  // of a step of so many rows, lately
 
+    static inline thread_local const Engine* calling_back_ = nullptr;
     OwnedMutex mutex_;
     std::atomic<bool> closed_{false};
     std::unique_ptr<Model> model_;

@@ -71,7 +71,8 @@ int Generation::growth() const {
     return bounded_ ? left : std::min(left, kInstalment);
 }
 
-std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
+std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
+                                               const Constraint* constraint) {
     const auto lock = session_->enter();
     if (stats_.finish_reason != FinishReason::kNone) return std::nullopt;
     session_->check_open();
@@ -85,12 +86,14 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt) {
     if (timeout_s_ && !end_)
         end_ = start + std::chrono::duration_cast<Clock::duration>(
                            std::chrono::duration<double>(*timeout_s_));
-    if (asked_to_end() || (known_.empty() && !advance(interrupt))) {
+    const FillMask* const fill_mask = constraint ? &constraint->fill_mask : nullptr;
+    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask))) {
         finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }
     Choice choice = std::move(known_.front());
     known_.pop_front();
+    if (constraint) accept(*constraint, choice);
     // A draft that came true has its keys and values already.
     session_->computed_ = static_cast<int>(session_->tokens_.size());
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
@@ -136,7 +139,7 @@ void Generation::account(const std::vector<int>& drafts, bool whole) {
     stats_.accepted_tokens += static_cast<int>(right);
 }
 
-bool Generation::advance(const Interrupt& interrupt) {
+bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask) {
     if (stats_.generated_tokens == 0) {
         if (needs_counts(sampling_)) {
             seen_.clear();
@@ -150,9 +153,15 @@ bool Generation::advance(const Interrupt& interrupt) {
         const int total = static_cast<int>(session_->tokens_.size());
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
     }
-    const std::vector<int> prompt = std::exchange(prompt_, {}), drafts = propose();
-    SampleRequest request = {parameters_, bias_, seen_, session_->tokens_.size() + prompt.size(),
-                             static_cast<int>(sampling_.logprobs)};
+    const std::vector<int> prompt = std::exchange(prompt_, {}),
+                           drafts = fill_mask ? std::vector<int>()
+                                              : propose();  // a mask is of what was accepted
+    SampleRequest request = {parameters_,
+                             bias_,
+                             seen_,
+                             session_->tokens_.size() + prompt.size(),
+                             static_cast<int>(sampling_.logprobs),
+                             fill_mask};
     std::vector<Choice> choices;
     Session::Wanted wanted;
     wanted.request = &request;
@@ -183,6 +192,17 @@ bool Generation::advance(const Interrupt& interrupt) {
         stats_.prefilled_tokens = session_->usage_.prefilled_tokens;
     }
     return whole;
+}
+
+// A token that is not accepted, or whose mask failed, is not the session's.
+void Generation::accept(const Constraint& constraint, const Choice& choice) {
+    try {
+        if (choice.failure) std::rethrow_exception(choice.failure);
+        session_->call_back([&] { constraint.accept(choice.chosen.token); });
+    } catch (...) {
+        finish(FinishReason::kCancelled);
+        throw;
+    }
 }
 
 void Generation::count(int token, bool generated) {

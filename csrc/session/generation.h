@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -34,6 +35,15 @@ struct GenerationStats {
     uint64_t seed = 0;
 };
 
+// Decides which tokens a stream may go on with. fill_mask is called before each token, on whichever
+// thread computes the step and under the engine's lock, and again for the same token where a step
+// is computed again; accept once for each token, in order, on the thread that asked for it. What
+// either throws ends the stream.
+struct Constraint {
+    FillMask fill_mask;
+    std::function<void(int token)> accept;
+};
+
 class Generation {
   public:
     // Made by Session::generate.
@@ -41,8 +51,9 @@ class Generation {
                int room, uint64_t number);
     ~Generation();
 
-    // The next token, which the session then holds too; none when finished.
-    std::optional<GeneratedToken> next(const Interrupt& interrupt);
+    // The next token, which the session then holds too; none when finished. The constraint, which
+    // may be null, is to be the same each time.
+    std::optional<GeneratedToken> next(const Interrupt& interrupt, const Constraint* constraint);
     // Ends the stream before its next step; from any thread.
     void cancel();
     // Ends it after the token given last, as a stop id does.
@@ -53,7 +64,8 @@ class Generation {
     using Clock = std::chrono::steady_clock;
 
     // What comes next, without those that are known already. False if the stream is to end.
-    bool advance(const Interrupt& interrupt);
+    bool advance(const Interrupt& interrupt, const FillMask* fill_mask);
+    void accept(const Constraint& constraint, const Choice& choice);
     std::vector<int> propose();
     void account(const std::vector<int>& drafts, bool whole);
     bool asked_to_end() const;

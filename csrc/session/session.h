@@ -93,6 +93,18 @@ class Session : public std::enable_shared_from_this<Session> {
     using Cancelled = std::function<bool()>;
 
     OwnedMutex::Lock enter() const;
+    // Calls use(), which may not ask for this session or its model, but may close them.
+    template <class Use>
+    void call_back(Use use) {
+        struct Ending {
+            ~Ending() {
+                if (session.closing_) session.cache_.reset();
+            }
+            Session& session;
+        } const ending{*this};
+        const Engine::CallingBack calling(*engine_);
+        use();
+    }
     void check_open() const;
     void set_size(size_t tokens);
     std::shared_ptr<Generation> begin(std::vector<int> prompt, GenerateOptions options);

@@ -44,6 +44,7 @@ namespace {
 
 struct Job {
     std::shared_ptr<Generation> stream;
+    std::shared_ptr<const Constraint> constraint;  // may be null
     std::function<void(ReadToken)> add;
     uint64_t key;
 };
@@ -114,7 +115,7 @@ class Readers {
         ReadToken out;
         out.key = job.key;
         try {
-            out.token = job.stream->next(nullptr);
+            out.token = job.stream->next(nullptr, job.constraint.get());
         } catch (...) {
             out.failure = std::current_exception();
         }
@@ -136,9 +137,11 @@ StreamReader::~StreamReader() = default;
 
 int StreamReader::descriptor() const { return done_->descriptor; }
 
-void StreamReader::begin(std::shared_ptr<Generation> stream, uint64_t key) {
+void StreamReader::begin(std::shared_ptr<Generation> stream, uint64_t key,
+                         std::shared_ptr<const Constraint> constraint) {
     Readers::of_this_process().begin(
-        {std::move(stream), [done = done_](ReadToken token) { done->add(std::move(token)); }, key});
+        {std::move(stream), std::move(constraint),
+         [done = done_](ReadToken token) { done->add(std::move(token)); }, key});
 }
 
 std::vector<ReadToken> StreamReader::take() {

@@ -31,7 +31,8 @@ class StreamReader {
     int descriptor() const;
     // The stream's next token will be among those to take, under this key. Throws Error where no
     // thread can be had.
-    void begin(std::shared_ptr<Generation> stream, uint64_t key);
+    void begin(std::shared_ptr<Generation> stream, uint64_t key,
+               std::shared_ptr<const Constraint> constraint);
     std::vector<ReadToken> take();
 
     // Cancels what is being read in this process and waits for its end; nothing begins after.

@@ -9,6 +9,7 @@ from ._core import (
     OutOfMemory,
 )
 from .checkpoint import Checkpoint, read_checkpoint
+from .constraint import Constraint
 from .limits import Limits
 from .machine import info, plan
 from .model import Model
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Constraint",
     "DeviceError",
     "EngineBusy",
     "Error",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import _core
 from .closing import Closing
+from .constraint import Constraint, checked_constraint
 from .sampling import Sampling
 from .stream import StopStrings, Stream
 from .tokenizer import Tokenizer
@@ -72,6 +73,7 @@ class Session(Closing):
         sampling: Sampling | None = None,
         stop_ids: Iterable[SupportsIndex] | None = None,
         stop: str | Sequence[str] = (),
+        constraint: Constraint | None = None,
         priority: int = 0,
         timeout: float | None = None,
         lookup: bool = True,
@@ -80,17 +82,19 @@ class Session(Closing):
 
         max_new_tokens: as many as the context holds. sampling: the model's distribution
         unchanged. stop_ids: the checkpoint's own; [] for none. stop: strings; the token whose text
-        completes one is the last. priority: -1000 to 1000; more goes first where not all can go on
-        at a time. timeout: seconds from asking for the first token, after which the stream ends.
-        lookup: guess tokens by what followed the last three before, and check several in one step
-        where that pays; the tokens are the same either way. Not done with penalties.
+        completes one is the last. constraint: any token may come. priority: -1000 to 1000; more
+        goes first where not all can go on at a time. timeout: seconds from asking for the first
+        token, after which the stream ends. lookup: guess tokens by what followed the last three
+        before, and check several in one step where that pays; the tokens are the same either way.
+        Not with penalties or a constraint.
         Generated tokens belong to the session. Work begins when the first token is asked for: ids
         of a stream that nobody reads are not appended. What can be checked is checked here, before
         any work.
 
         Raises InvalidArgument, also when ids and max_new_tokens do not fit the context;
         OutOfMemory when its cache could never fit `Limits.kv_bytes`. Asking for a token raises
-        EngineBusy when more streams wait than `Limits.max_waiting`.
+        EngineBusy when more streams wait than `Limits.max_waiting`, and what the constraint raises,
+        which ends the stream.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
@@ -99,6 +103,7 @@ class Session(Closing):
         elif not isinstance(sampling, Sampling):
             raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
         stops = StopStrings.of(stop, self._tokenizer)
+        constraint = checked_constraint(constraint)
         core = self._core.generate(
             _checked("ids", ids),
             max_new_tokens=max_new_tokens,
@@ -108,13 +113,14 @@ class Session(Closing):
             timeout=timeout,
             lookup=lookup,
         )
-        return Stream(core, stops)
+        return Stream(core, stops, constraint)
 
     def resume(
         self,
         *,
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        constraint: Constraint | None = None,
         priority: int = 0,
         timeout: float | None = None,
         lookup: bool = True,
@@ -123,14 +129,20 @@ class Session(Closing):
 
         That is one that was cancelled, timed out, or was not read on; also one of the session that
         this one was forked from, or saved from. Its sampling, seed, penalties' counts and stop ids
-        go on; max_new_tokens is what was left of it. Other arguments are those of `generate`.
+        go on; max_new_tokens is what was left of it. A constraint is to be as it was before the
+        stream: it is told the tokens given so far. Other arguments are those of `generate`.
         Raises InvalidArgument if there is no such stream, or the session has been used since.
         """
         if max_new_tokens is not None:
             max_new_tokens = _checked("max_new_tokens", [max_new_tokens])[0]
         stops = StopStrings.of(stop, self._tokenizer)
         options = {"priority": priority, "timeout": timeout, "lookup": lookup}
-        return Stream(self._core.resume(max_new_tokens=max_new_tokens, **options), stops)
+        constraint = checked_constraint(constraint)
+        given = self._core.streamed() if constraint else []
+        core = self._core.resume(max_new_tokens=max_new_tokens, **options)
+        for token in given:
+            constraint.accept(token)
+        return Stream(core, stops, constraint)
 
     def completions(
         self,

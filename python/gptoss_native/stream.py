@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import asyncio
 
 from . import _core
+from .constraint import Constraint
 from .tokenizer import Tokenizer
 
 _Read = tuple[int, float, tuple[tuple[int, float], ...]] | None
@@ -41,6 +42,15 @@ class Stats:
     stop_string: str | None  # that ended it
 
 
+def _no_end(failure: BaseException) -> BaseException:
+    """Return what a constraint raised; not what would pass for the end of the stream."""
+    if not isinstance(failure, StopIteration | StopAsyncIteration):
+        return failure
+    error = RuntimeError(f"the constraint raised {type(failure).__name__}")
+    error.__cause__ = failure
+    return error
+
+
 class _LoopReader:
     """Reads streams for one event loop; what comes in its turn comes to all who wait at once."""
 
@@ -57,12 +67,17 @@ class _LoopReader:
             loop.add_reader(reader._core.fileno(), reader._deliver)
         return reader
 
-    def next(self, stream: _core.Generation, future: "asyncio.Future[_Read]") -> None:
+    def next(
+        self,
+        stream: _core.Generation,
+        constraint: Constraint | None,
+        future: "asyncio.Future[_Read]",
+    ) -> None:
         """Make the future the stream's next token. Raises Error if no thread can be had."""
         key = next(self._keys)
         self._waiting[key] = future
         try:
-            self._core.begin(stream, key)
+            self._core.begin(stream, key, constraint)
         except BaseException:
             del self._waiting[key]
             raise
@@ -75,7 +90,7 @@ class _LoopReader:
             if failure is None:
                 future.set_result(token)
             else:
-                future.set_exception(failure)
+                future.set_exception(_no_end(failure))
 
 
 # A loop that is gone takes its reader with it.
@@ -125,9 +140,12 @@ class Stream:
     A stream that ends, however it does, leaves its session with the tokens that it gave.
     """
 
-    def __init__(self, core: _core.Generation, stops: StopStrings | None = None) -> None:
+    def __init__(
+        self, core: _core.Generation, stops: StopStrings | None, constraint: Constraint | None
+    ) -> None:
         self._core = core
         self._stops = stops
+        self._constraint = constraint
 
     def _seen(self, token: tuple[int, float, Any]) -> Token:
         if self._stops and self._stops.push(token[0]):
@@ -142,7 +160,10 @@ class Stream:
             self.cancel()
 
     def __next__(self) -> Token:
-        token = self._core.next()
+        try:
+            token = self._core.next(self._constraint)
+        except (StopIteration, StopAsyncIteration) as failure:
+            raise _no_end(failure) from failure
         if token is None:
             raise StopIteration
         return self._seen(token)
@@ -164,7 +185,7 @@ class Stream:
         # The step runs on another thread, without the GIL: the event loop stays free.
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Read] = loop.create_future()
-        _LoopReader.of(loop).next(self._core, future)
+        _LoopReader.of(loop).next(self._core, self._constraint, future)
         try:
             token = await future
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/cpu/allowed_tokens.h"
 #include "backend/cpu/cpu_backend.h"
 #include "base/random.h"
 
@@ -11,7 +12,7 @@ namespace gptoss::cpu {
 namespace {
 
 struct Candidate {
-    int token;
+    int token;  // or its rank among those allowed
     double logit;
     double weight;  // exp((logit - max) / temperature)
 };
@@ -20,18 +21,19 @@ bool likelier(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
-// One row of a step's choices.
+// What one row chooses from: the tokens allowed, by their rank.
 struct Choosing {
-    const float* logits;  // [vocab]
-    int vocab;
+    const float* logits;  // [count]
+    int count;
+    const AllowedTokens& tokens;
     const SampleRow& row;
 };
 
-void find_top(const Choosing& c, double log_total, TopLogprob* out) {
+void find_top(const float* logits, int vocab, int wanted, double log_total, TopLogprob* out) {
     std::vector<Candidate> best;
-    for (int token = 0; token < c.vocab && c.row.top_logprobs > 0; ++token) {
-        const Candidate candidate = {token, c.logits[token], 0};
-        const bool full = static_cast<int>(best.size()) == c.row.top_logprobs;
+    for (int token = 0; token < vocab && wanted > 0; ++token) {
+        const Candidate candidate = {token, logits[token], 0};
+        const bool full = static_cast<int>(best.size()) == wanted;
         if (full && !likelier(candidate, best.back())) continue;
         if (full) best.pop_back();
         best.insert(std::upper_bound(best.begin(), best.end(), candidate, likelier), candidate);
@@ -42,12 +44,17 @@ void find_top(const Choosing& c, double log_total, TopLogprob* out) {
 
 // The logits after bias and penalties, in float64: a large bias must not make ties.
 std::vector<double> adjusted(const Choosing& c) {
-    std::vector<double> logits(c.logits, c.logits + c.vocab);
-    for (int i = 0; i < c.row.biases; ++i) logits[c.row.bias[i].token] += c.row.bias[i].bias;
+    std::vector<double> logits(c.logits, c.logits + c.count);
+    for (int i = 0; i < c.row.biases; ++i) {
+        const int rank = c.tokens.rank(c.row.bias[i].token);
+        if (rank >= 0) logits[rank] += c.row.bias[i].bias;
+    }
     const SamplingParameters& p = c.row.parameters;
     for (int i = 0; i < c.row.seen_tokens; ++i) {
         const TokenCount& seen = c.row.seen[i];
-        double& logit = logits[seen.token];
+        const int rank = c.tokens.rank(seen.token);
+        if (rank < 0) continue;
+        double& logit = logits[rank];
         logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
         if (seen.generated > 0) logit -= p.presence_penalty + p.frequency_penalty * seen.generated;
     }
@@ -123,6 +130,11 @@ int draw(const std::vector<Candidate>& candidates, double unit) {
 // Finite, so that it leaves the likeliest token's zero distance zero.
 float inverse(double temperature) { return static_cast<float>(std::min(1 / temperature, 1e30)); }
 
+// The first of this logit.
+int find(const Choosing& c, float logit) {
+    return static_cast<int>(std::find(c.logits, c.logits + c.count, logit) - c.logits);
+}
+
 // A draw from all tokens, by the sums of pieces of the vocabulary: no pass in float64.
 int draw_any(const Kernels& kernels, const Choosing& c, float max) {
     constexpr int kPiece = 1024;
@@ -130,15 +142,15 @@ int draw_any(const Kernels& kernels, const Choosing& c, float max) {
     const float scale = inverse(p.temperature);
     std::vector<double> sums;
     double all = 0;
-    for (int first = 0; first < c.vocab; first += kPiece) {
-        const int count = std::min(kPiece, c.vocab - first);
+    for (int first = 0; first < c.count; first += kPiece) {
+        const int count = std::min(kPiece, c.count - first);
         all += sums.emplace_back(kernels.sum_exp(c.logits + first, count, max, scale));
     }
     double rest = random_unit(p.seed, c.row.position) * all;
     size_t piece = 0;
     while (piece + 1 < sums.size() && rest >= sums[piece]) rest -= sums[piece++];
     float weight[kPiece];
-    const int first = static_cast<int>(piece) * kPiece, count = std::min(kPiece, c.vocab - first);
+    const int first = static_cast<int>(piece) * kPiece, count = std::min(kPiece, c.count - first);
     kernels.exp_all(c.logits + first, count, max, scale, weight);
     // Where roundings leave a rest at the end: the last token there that can be drawn at all.
     int last = -1;
@@ -148,7 +160,7 @@ int draw_any(const Kernels& kernels, const Choosing& c, float max) {
         if (rest < 0) break;
     }
     if (last >= 0) return last;
-    return static_cast<int>(std::find(c.logits, c.logits + c.vocab, max) - c.logits);
+    return find(c, max);
 }
 
 // What top_p and min_p will drop in any case: all tokens of less than an even share of what top_p
@@ -160,49 +172,54 @@ Cut find_cut(const Kernels& kernels, const Choosing& c, float max) {
     Cut cut;
     double weight = p.min_p;
     if (p.top_p < 1) {
-        cut.all = kernels.sum_exp(c.logits, c.vocab, max, inverse(p.temperature));
-        weight = std::max(weight, (1 - p.top_p) * cut.all / c.vocab);
+        cut.all = kernels.sum_exp(c.logits, c.count, max, inverse(p.temperature));
+        weight = std::max(weight, (1 - p.top_p) * cut.all / c.count);
     }
     constexpr double kMargin = 0.999;  // for the rounding of float32 weights
     cut.least = max + p.temperature * std::log(kMargin * weight);
     return cut;
 }
 
-int draw_token(const Kernels& kernels, const Choosing& c, float max) {
+int draw_rank(const Kernels& kernels, const Choosing& c, float max) {
     const SamplingParameters& p = c.row.parameters;
     const double unit = random_unit(p.seed, c.row.position);
     if (c.row.biases || c.row.seen_tokens) {
         const std::vector<double> logits = adjusted(c);
-        return draw(find_candidates(logits.data(), c.vocab, {}, p), unit);
+        return draw(find_candidates(logits.data(), c.count, {}, p), unit);
     }
     if (p.top_k == 0 && p.top_p == 1 && p.min_p == 0) return draw_any(kernels, c, max);
-    return draw(find_candidates(c.logits, c.vocab, find_cut(kernels, c, max), p), unit);
+    return draw(find_candidates(c.logits, c.count, find_cut(kernels, c, max), p), unit);
 }
 
-// Token -1 if the logits are not finite.
-TopLogprob choose(const Kernels& kernels, const Choosing& c, TopLogprob* top) {
-    const float raw_max = kernels.max(c.logits, c.vocab);
-    const double log_total = raw_max + std::log(kernels.sum_exp(c.logits, c.vocab, raw_max, 1));
+// Which of those allowed, `max` being the best of their logits.
+int choose_rank(const Kernels& kernels, const Choosing& c, float max) {
+    if (c.row.parameters.temperature > 0) return draw_rank(kernels, c, max);
+    if (c.row.biases == 0 && c.row.seen_tokens == 0) return find(c, max);
+    const std::vector<double> logits = adjusted(c);
+    return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Token -1 if the logits are not finite, or none is allowed.
+TopLogprob choose(const Kernels& kernels, const float* logits, int vocab, const SampleRow& row,
+                  TopLogprob* top) {
+    const float raw_max = kernels.max(logits, vocab);
+    const double log_total = raw_max + std::log(kernels.sum_exp(logits, vocab, raw_max, 1));
     if (!std::isfinite(log_total)) return {-1, 0};
-    find_top(c, log_total, top);
-    int token;
-    if (c.row.parameters.temperature > 0) {
-        token = draw_token(kernels, c, raw_max);
-    } else if (c.row.biases || c.row.seen_tokens) {
-        const std::vector<double> logits = adjusted(c);
-        token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    } else {
-        token = static_cast<int>(std::find(c.logits, c.logits + c.vocab, raw_max) - c.logits);
-    }
-    return {token, static_cast<float>(c.logits[token] - log_total)};
+    find_top(logits, vocab, row.top_logprobs, log_total, top);
+    const AllowedTokens tokens(logits, vocab, row.mask);
+    const Choosing c = {tokens.logits(), tokens.count(), tokens, row};
+    if (c.count == 0) return {-1, 0};
+    const float max = row.mask ? kernels.max(c.logits, c.count) : raw_max;
+    const int token = tokens.token(choose_rank(kernels, c, max));
+    return {token, static_cast<float>(logits[token] - log_total)};
 }
 
 }  // namespace
 
 void CpuBackend::sample(const SampleArgs& a) {
     pool_.run(a.outputs, [&](int64_t i, int) {
-        const Choosing c = {a.logits + size_t(i) * a.vocab, a.vocab, a.row[i]};
-        a.chosen[i] = choose(kernels_, c, a.top_logprob + size_t(i) * kMostTopLogprobs);
+        a.chosen[i] = choose(kernels_, a.logits + size_t(i) * a.vocab, a.vocab, a.row[i],
+                             a.top_logprob + size_t(i) * kMostTopLogprobs);
     });
 }
 

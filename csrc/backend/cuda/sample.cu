@@ -7,7 +7,7 @@
 // the raw logits: x - log(sum of exp(x)).
 //
 // Four launches, always the same; parameters are read on the device, and blocks without work leave:
-//   scan       adjusts, extremes, the sum of exp(x)         all rows
+//   scan       mask, adjusts, extremes, the sum of exp(x)   all rows
 //   histogram  candidates by bins below the best            top_k, top_p, top_logprobs
 //   gather     lists the bins a cut goes through; the last block of a row cuts exactly, and sorts
 //   draw       sums the tokens left; the last block of a row draws       (greedy: one block)
@@ -56,6 +56,18 @@ __device__ __forceinline__ void adjust_tile(const SampleRow& row, int first, dou
     __syncthreads();
 }
 
+// Bit i: of this thread's tokens of a tile, the i-th may be chosen.
+__device__ __forceinline__ unsigned allowed_tokens(const uint32_t* mask, int own, int vocab) {
+    if (!mask) return ~0u;
+    unsigned out = 0;
+#pragma unroll
+    for (int i = 0; i < kThreadTokens; ++i) {
+        const int token = own + i * kThreads;
+        if (token < vocab) out |= (mask[token / 32] >> token % 32 & 1) << i;
+    }
+    return out;
+}
+
 __device__ __forceinline__ void clear(Histogram* histograms) {
     constexpr int kWords = kQuestions * sizeof(Histogram) / sizeof(unsigned);
     unsigned* const words = reinterpret_cast<unsigned*>(histograms);
@@ -72,6 +84,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void scan_kernel(SampleArgs a, S
     const size_t row = blockIdx.y;
     const SampleRow& wanted = a.row[row];
     const bool adjusts = wanted.biases > 0 || wanted.seen_tokens > 0;
+    const bool changes = changes_values(wanted);
     const float* const logits = a.logits + row * split.vocab;
     clear(s.histogram + row * kQuestions);
 
@@ -82,6 +95,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void scan_kernel(SampleArgs a, S
         float x[kThreadTokens];
         const int own = t * kTile + threadIdx.x;
         const float before = extremes.raw_best;
+        const unsigned allowed = allowed_tokens(wanted.mask, own, split.vocab);
 #pragma unroll
         for (int i = 0; i < kThreadTokens; ++i)
             x[i] = own + i * kThreads < split.vocab ? logits[own + i * kThreads] : 0;
@@ -95,9 +109,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void scan_kernel(SampleArgs a, S
             const int token = own + i * kThreads;
             if (token >= split.vocab) continue;
             const double value = adjusts ? z[threadIdx.x + i * kThreads] : x[i];
-            if (adjusts) s.adjusted[row * split.vocab + token] = value;
+            const bool may = allowed >> i & 1;
+            if (changes) s.adjusted[row * split.vocab + token] = may ? value : -kInfinity;
             const int finite = fabsf(x[i]) <= std::numeric_limits<float>::max();
-            extremes = merge(extremes, {value, value, x[i], x[i], token, finite});
+            extremes = merge(extremes, {may ? value : -kInfinity, may ? value : kInfinity, x[i],
+                                        x[i], may ? token : kNoToken, finite});
         }
         extremes = over_block(extremes);
         if (t > first_tile) sum *= exp(static_cast<double>(before) - extremes.raw_best);

@@ -65,13 +65,19 @@ struct Histogram {
 };
 
 struct SampleScratch {
-    double* adjusted;       // [outputs, vocab]   of rows with biases or tokens seen
+    double* adjusted;       // [outputs, vocab]   of rows that changes_values() is of
     Summary* summary;       // [outputs, chunks]
     Integer* chunk_weight;  // [outputs, chunks]   of the tokens left
     Histogram* histogram;   // [outputs, kQuestions]
     int* listed;            // [outputs, kQuestions, kListed]
     Cut* cut;               // [outputs]   of kChoice
 };
+
+// What is chosen from is not the logits as they are. Tokens that may not be chosen are infinitely
+// far below the best: they weigh nothing.
+__device__ __forceinline__ bool changes_values(const SampleRow& row) {
+    return row.biases > 0 || row.seen_tokens > 0 || row.mask;
+}
 
 // Falls as the value rises: the likeliest token has the lowest.
 __device__ __forceinline__ Integer order_of(double z) {
@@ -118,9 +124,9 @@ __device__ __forceinline__ Values values_of(const SampleArgs& a, const SampleScr
     const size_t row = blockIdx.y;
     const SampleRow& wanted = a.row[row];
     Values v;
-    const bool adjusts = question == kChoice && (wanted.biases > 0 || wanted.seen_tokens > 0);
+    const bool changed = question == kChoice && changes_values(wanted);
     v.logits = a.logits + row * split.vocab;
-    v.adjusted = adjusts ? s.adjusted + row * split.vocab : nullptr;
+    v.adjusted = changed ? s.adjusted + row * split.vocab : nullptr;
     v.best = question == kChoice ? e.best : e.raw_best;
     v.weight_bits = split.weight_bits;
     // For the most likely tokens any may count, and by number alone.
