@@ -144,7 +144,8 @@ void Engine::prompt_ended() {
 bool Engine::others_stream(const void* who) const {
     std::lock_guard lock(queue_mutex_);
     if (!waiting_.empty()) return true;
-    return Clock::now() - last_time_ < kStreaming &&
+    // Where a step takes seconds, so does the way to the next.
+    return Clock::now() - last_time_ < std::max<Clock::duration>(kStreaming, 4 * last_duration_) &&
            std::any_of(
                last_batch_.begin(), last_batch_.end(),
                [&](const void* other) { return other != who; });
