@@ -8,6 +8,7 @@ from ._core import (
     InvalidArgument,
     OutOfMemory,
 )
+from .chat import Chat, Reply, Turn
 from .checkpoint import Checkpoint, read_checkpoint
 from .limits import Limits
 from .machine import info, plan
@@ -16,10 +17,12 @@ from .sampling import Sampling
 from .session import Session, Usage
 from .stream import Stats, Stream, Token
 from .tokenizer import StreamDecoder, Tokenizer
+from .tools import Tool, ToolError, ToolLimits, function_tool
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Chat",
     "Checkpoint",
     "CheckpointError",
     "DeviceError",
@@ -29,6 +32,7 @@ __all__ = [
     "Limits",
     "Model",
     "OutOfMemory",
+    "Reply",
     "Sampling",
     "Session",
     "Stats",
@@ -36,7 +40,12 @@ __all__ = [
     "StreamDecoder",
     "Token",
     "Tokenizer",
+    "Tool",
+    "ToolError",
+    "ToolLimits",
+    "Turn",
     "Usage",
+    "function_tool",
     "info",
     "plan",
     "read_checkpoint",
