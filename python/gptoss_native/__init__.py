@@ -1,5 +1,7 @@
 """gpt-oss-20b and gpt-oss-120b inside your own process: hand-written kernels, no torch."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._core import (
     CheckpointError,
     DeviceError,
@@ -8,7 +10,6 @@ from ._core import (
     InvalidArgument,
     OutOfMemory,
 )
-from .chat import Chat, Reply, Turn
 from .checkpoint import Checkpoint, read_checkpoint
 from .limits import Limits
 from .machine import info, plan
@@ -17,7 +18,10 @@ from .sampling import Sampling
 from .session import Session, Usage
 from .stream import Stats, Stream, Token
 from .tokenizer import StreamDecoder, Tokenizer
-from .tools import Tool, ToolError, ToolLimits, function_tool
+
+if TYPE_CHECKING:
+    from .chat import Chat, Reply, Turn
+    from .tools import Tool, ToolError, ToolLimits, function_tool
 
 __version__ = "0.1.0"
 
@@ -50,3 +54,24 @@ __all__ = [
     "plan",
     "read_checkpoint",
 ]
+
+# Who works with ids alone starts without these, in two thirds of the time.
+_LATER = {
+    "chat": ("Chat", "Reply", "Turn"),
+    "tools": ("Tool", "ToolError", "ToolLimits", "function_tool"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            import importlib
+
+            value = getattr(importlib.import_module(f".{module}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
