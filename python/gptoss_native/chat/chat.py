@@ -16,7 +16,7 @@ from ..session import Session
 from ..stream import Stream
 from ..tokenizer import Tokenizer
 from ..tools.run import ToolLimits
-from .events import safe_name
+from .events import answer_to
 from .history import Entry, History, rewind_to, unanswered
 from .options import TurnOptions
 from .play import Play
@@ -234,10 +234,7 @@ class Chat(Closing):
         self._end_turn()
         before = self._history.entries[:index]
         if not any(entry.message.role == "tool" for entry in incoming):
-            lacking = [
-                Message.tool_result(safe_name(call.recipient or ""), _NOT_RUN, call.channel or "")
-                for call in unanswered(before)
-            ]
+            lacking = [answer_to(call, _NOT_RUN) for call in unanswered(before)]
             incoming = [*self._history.rendered(lacking), *incoming]
         taken = len(self._history.context([*before, *incoming]))
         if taken >= self.max_context:

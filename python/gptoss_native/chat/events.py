@@ -44,7 +44,7 @@ class ToolCall:
 
     def answer(self, text: str) -> Message:
         """Return the message that answers the call, for `Chat.send`. Raises InvalidArgument."""
-        return Message.tool_result(safe_name(self.recipient), text, self.channel or "commentary")
+        return answer_to(self, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +73,9 @@ def safe_name(recipient: str) -> str:
     role = recipient.split(":")[0]
     taken = ("system", "developer", "user", "assistant", "tool")
     return f"functions.{recipient}" if role in taken else recipient
+
+
+def answer_to(call: ToolCall | Message, text: str) -> Message:
+    """Return the message that answers a call."""
+    name = safe_name(call.recipient or "")
+    return Message.tool_result(name, text, call.channel or "commentary")

@@ -61,11 +61,11 @@ class Play:
         try:
             history.entries[:] = self._begun
             yield from self._rounds()
-        except GeneratorExit:
-            self._record.end("cancelled")
-            raise
-        except BaseException:
+        except Exception:
             self._record.end("error")
+            raise
+        except BaseException:  # the listener leaves, is interrupted, or is a task that is cancelled
+            self._record.end("cancelled")
             raise
         finally:
             history.entries += self._writer.settle()

@@ -32,7 +32,7 @@ class Turn:
     def _step(self, answer: Any, error: BaseException | None) -> ChatEvent | Request | None:
         """Go on to the next event or request; None where the turn ends."""
         try:
-            return self._steps.throw(error) if error else self._steps.send(answer)
+            return self._steps.send(answer) if error is None else self._steps.throw(error)
         except StopIteration:
             return None
 

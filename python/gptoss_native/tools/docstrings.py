@@ -30,7 +30,7 @@ def read_docstring(text: str | None) -> Described:
     summary: list[str] = []
     parameters: dict[str, list[str]] = {}
     section, current, indent = None, None, None
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+    for line, after in zip(lines, [*lines[1:], ""], strict=False):
         said = line.strip()
         if _is_section(line, after):
             section, current, indent = said, None, None

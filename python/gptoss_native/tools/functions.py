@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import inspect
 import json
 from collections.abc import Awaitable, Callable
@@ -113,9 +114,10 @@ def function_tool(
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"the function {name} has no signature: {error}") from None
-    hinted = function if inspect.isroutine(function) else type(function).__call__
-    hints = hints_of(hinted, f"the function {name}")
-    doc = read_docstring(inspect.getdoc(function))
+    said_by = function.func if isinstance(function, functools.partial) else function
+    said_by = said_by if inspect.isroutine(said_by) else type(said_by).__call__
+    hints = hints_of(said_by, f"the function {name}")
+    doc = read_docstring(inspect.getdoc(said_by))
     fields = {}
     for parameter in signature.parameters.values():
         where = f"{name}({parameter.name})"
