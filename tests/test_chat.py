@@ -2,9 +2,11 @@
 
 import asyncio
 import datetime
+import gc
 import json
 import pathlib
 import threading
+import weakref
 
 import gptoss_native as gn
 import pytest
@@ -439,6 +441,24 @@ def test_one_reader_at_a_time(demo):
     reply = turn.reply
     assert [result.text for result in reply.tool_results] == ["fine"]
     assert asked == ["2 + 3 = 5"]
+
+
+def test_a_chat_that_is_dropped_gives_its_cache_back_at_once(demo):
+    gc.disable()
+    try:
+        chat = talk(demo, tools=[len_of])
+        chat.ask(SUM)
+        for _ in chat.send(SUM):
+            break
+        held = weakref.ref(chat.session)
+        del chat
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def len_of(text: str) -> int:
+    return len(text)
 
 
 # What is refused

@@ -33,6 +33,14 @@ def demo():
         yield made
 
 
+many = settings(
+    database=None,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
 def f(a: int = 1):
     return f"got {a}"
 
@@ -104,7 +112,7 @@ def script(tokenizer):
     return parts.map(lambda parts: list(itertools.chain.from_iterable(parts)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(many, max_examples=150)
 @given(data=st.data())
 def test_whatever_is_written_nothing_is_lost_and_the_chat_goes_on(demo, tokenizer, data):
     scripts = data.draw(st.lists(script(tokenizer), min_size=1, max_size=12)) + [[]] * 200
@@ -123,7 +131,7 @@ def test_whatever_is_written_nothing_is_lost_and_the_chat_goes_on(demo, tokenize
         check_turn(chat, chat.send(text, **limits))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(many, max_examples=60)
 @given(data=st.data())
 def test_a_turn_may_be_left_at_any_event(demo, tokenizer, data):
     scripts = data.draw(st.lists(script(tokenizer), min_size=1, max_size=12)) + [[]] * 200

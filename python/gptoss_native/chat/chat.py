@@ -211,6 +211,11 @@ class Chat(Closing):
             timeout=timeout,
         )
 
+    def turn_over(self, play: Play) -> None:
+        """Let go of a turn that has ended: a chat that is dropped gives its cache back at once."""
+        if self._turn is not None and self._turn.plays(play):
+            self._turn = None
+
     def next_call_id(self) -> str:
         return f"call_{next(self._call_numbers)}"
 

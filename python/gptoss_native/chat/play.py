@@ -73,6 +73,7 @@ class Play:
                 self._answered(call, _INTERRUPTED)
             if len(history.entries) <= len(self._begun):
                 history.entries[:] = left
+            self._chat.turn_over(self)
 
     def _rounds(self) -> Steps:
         record, history, writer = self._record, self._history, self._writer

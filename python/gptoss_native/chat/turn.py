@@ -117,6 +117,9 @@ class Turn:
             finally:
                 self._reading.release()
 
+    def plays(self, play: Play) -> bool:
+        return self._play is play
+
     @property
     def is_read(self) -> bool:
         """Whether somebody waits for an event of it right now."""
