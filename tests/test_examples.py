@@ -50,3 +50,25 @@ def test_the_service_answers_many_at_once():
                         assert str(35 + number) in answer.read()
         finally:
             process.kill()
+
+
+def run(name):
+    with start(name) as process:
+        shown = process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+    return shown
+
+
+def test_the_agent_calls_its_tools_and_shows_the_counters():
+    shown = run("agent.py")
+    assert 'functions.calculator({"expression": "34*27"}) -> {"result": 918}' in shown
+    assert "34 * 27 = 918" in shown
+    assert "It is 21 degrees and sunny in Zurich." in shown
+    assert shown.count("tokens from the cache") == 6
+
+
+def test_reasoning_is_shown_apart_and_ended_in_time():
+    shown = run("streaming_reasoning.py")
+    assert shown.count("[analysis]") == shown.count("[final]") == 3
+    assert "[final] 314 + 271 = 585" in shown
+    assert "(20 tokens of reasoning; stop, reasoning_limit)" in shown

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -11,6 +12,8 @@ from ..json_fields import shown
 # What the library's own integers can hold; it checks the narrower ranges and names them.
 _INT_MAX = 2**31 - 1
 _SEED_MAX = 2**64 - 1
+# Far above what an answer needs, and some minutes where a model repeats itself without end.
+_ANSWER_TOKENS = 16384
 
 
 class _Parser(argparse.ArgumentParser):
@@ -141,7 +144,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=_integer(0, _SEED_MAX), metavar="N", help="the same seed, the same text"
     )
-    group.add_argument(
+
+
+def _add_logprobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--logprobs",
         type=_count_or_zero,
         metavar="N",
@@ -159,6 +165,35 @@ def _add_length(parser: argparse.ArgumentParser) -> None:
         "--stop-ids", type=_ids, metavar="1,2", help="instead of the checkpoint's own stop ids"
     )
     stop.add_argument("--no-stop", action="store_true", help="go on after the stop ids too")
+
+
+def _add_conversation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        type=_text,
+        metavar="[CHECKPOINT] [QUESTION]",
+        help="a folder, or without one the small bundled model; a question, or without one a "
+        "conversation, a line each, to the end of the input",
+    )
+    group = parser.add_argument_group("the conversation")
+    group.add_argument("--effort", default="medium", metavar="low|medium|high")
+    group.add_argument("--instructions", type=_text, metavar="TEXT", help="of the developer")
+    group.add_argument("--date", type=_date, metavar="YYYY-MM-DD", help="instead of today's date")
+    group.add_argument(
+        "--max-new-tokens",
+        type=_count,
+        default=_ANSWER_TOKENS,
+        metavar="N",
+        help=f"for each answer; default {_ANSWER_TOKENS}",
+    )
+    group.add_argument(
+        "--max-reasoning-tokens",
+        type=_count_or_zero,
+        metavar="N",
+        help="after so many the answer is begun; default: no limit",
+    )
+    parser.set_defaults(stop_ids=None, logprobs=None)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -190,6 +225,15 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     for add_options in (_add_prompt, _add_length, _add_sampling, _add_placing):
         add_options(generate)
+    _add_logprobs(generate)
+    chat = add(
+        "chat",
+        "talk to a model; its reasoning apart from its answers",
+        " Answers go to stdout. The reasoning goes there too, dimmed, if that is a terminal, else"
+        " to stderr.",
+    )
+    for add_options in (_add_conversation, _add_sampling, _add_placing):
+        add_options(chat)
     add("info", "say what this machine offers and which kernel runs each stage")
     plan = add("plan", "say what a model would take and how fast it could be; loads nothing")
     plan.add_argument(
@@ -206,13 +250,32 @@ def _make_parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; raises InvalidArgument, and SystemExit after --help or --version."""
     args = _make_parser().parse_args(argv)
+    if args.command == "chat":
+        _sort_words(args)
     if args.command == "generate":
         for name in ("effort", "date"):
             if getattr(args, name) is not None and args.user is None:
                 raise InvalidArgument(f"--{name} goes with --user only")
         if args.logprobs and not args.json:
             raise InvalidArgument("--logprobs goes with --json only")
-        biased = [token for token, _ in args.logit_bias]
-        if len(set(biased)) < len(biased):
-            raise InvalidArgument("--logit-bias names a token twice")
+    biased = [token for token, _ in getattr(args, "logit_bias", [])]
+    if len(set(biased)) < len(biased):
+        raise InvalidArgument("--logit-bias names a token twice")
     return args
+
+
+def _sort_words(args: argparse.Namespace) -> None:
+    """Tell checkpoint and question apart: one word alone is what it looks like."""
+    words = args.words
+    if len(words) > 2:
+        raise InvalidArgument(
+            f"{len(words)} words, wanted [CHECKPOINT] [QUESTION]: quote the question"
+        )
+    args.checkpoint = args.question = None
+    if len(words) == 2:
+        args.checkpoint, args.question = words
+    elif words:
+        path = os.path.isdir(words[0]) or (os.sep in words[0] and len(words[0].split()) == 1)
+        setattr(args, "checkpoint" if path else "question", words[0])
+    if args.json and args.question is None:
+        raise InvalidArgument("--json goes with a question only")

@@ -4,14 +4,12 @@ import argparse
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from .. import (
     Checkpoint,
     InvalidArgument,
     Model,
-    Sampling,
     Stats,
     Stream,
     StreamDecoder,
@@ -20,8 +18,8 @@ from .. import (
     read_checkpoint,
 )
 from ..harmony import render_user
-from ..model import demo_path
-from .terminal import LoadingBar, say
+from .loading import check_options, load, model_path, sampling_of, say_what_runs
+from .terminal import say
 
 _DEFAULT_NEW_TOKENS = 256
 # A smaller model decodes from the processor's caches, which the rate of memory does not limit.
@@ -30,22 +28,14 @@ _LEAST_MEASURED_BYTES = 1 << 30
 
 def generate(args: argparse.Namespace) -> None:
     """Run the command. All that can be refused is refused before the weights are read."""
-    path = demo_path() if args.checkpoint is None else Path(args.checkpoint)
+    path = model_path(args)
     checkpoint = read_checkpoint(path)
     tokenizer = None if checkpoint.tokenizer is None else Tokenizer.from_file(checkpoint.tokenizer)
     prompt = _prompt_ids(args, tokenizer)
-    sampling = _sampling(args)
+    sampling = sampling_of(args)
     max_new_tokens = _check_fit(args, checkpoint, prompt)
     start = time.perf_counter()
-    with LoadingBar() as bar:
-        model = Model.load(
-            path,
-            device=args.device,
-            dense=args.dense,
-            precision=args.precision,
-            threads=args.threads,
-            progress=bar.draw,
-        )
+    model = load(args)
     load_s = time.perf_counter() - start
     with model, model.session(max_context=args.max_context) as session:
         stream = session.generate(
@@ -54,12 +44,7 @@ def generate(args: argparse.Namespace) -> None:
             sampling=sampling,
             stop_ids=[] if args.no_stop else args.stop_ids,
         )
-        if args.checkpoint is None:
-            say("no checkpoint named: using the small bundled model")
-        if args.dense == "int8":
-            errors = model.info()["dense_errors"]
-            worst = max(errors, key=errors.__getitem__)
-            say(f"dense weights rounded to int8: at most {errors[worst]:.2%} lost ({worst})")
+        say_what_runs(args, model)
         tokens, text = _follow(stream, tokenizer, show=not args.json)
         stats = stream.stats
         speed = _measure(model, stats, len(prompt))
@@ -92,39 +77,12 @@ def _prompt_ids(args: argparse.Namespace, tokenizer: Tokenizer | None) -> list[i
     return render_user(tokenizer, args.user, effort=args.effort or "medium", date=args.date)
 
 
-def _sampling(args: argparse.Namespace) -> Sampling:
-    return Sampling(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        presence_penalty=args.presence_penalty,
-        frequency_penalty=args.frequency_penalty,
-        logit_bias=dict(args.logit_bias),
-        seed=args.seed,
-        logprobs=args.logprobs or 0,
-    )
-
-
 def _check_fit(args: argparse.Namespace, checkpoint: Checkpoint, prompt: list[int]) -> int:
     """Refuse what the session would refuse after loading; return how many tokens to generate."""
-    vocab_size, longest = checkpoint.config["vocab_size"], checkpoint.config["max_context"]
-    biased = [token for token, _ in args.logit_bias]
-    for name, ids in (
-        ("the prompt", prompt),
-        ("--stop-ids", args.stop_ids or []),
-        ("--logit-bias", biased),
-    ):
-        if max(ids, default=0) >= vocab_size:
-            raise InvalidArgument(
-                f"{name}: the model has no token {max(ids)}; its ids are 0 to {vocab_size - 1}"
-            )
+    context = check_options(args, checkpoint, {"the prompt": prompt})
+    vocab_size = checkpoint.config["vocab_size"]
     if (args.logprobs or 0) > vocab_size:
         raise InvalidArgument(f"--logprobs is {args.logprobs}, the model has {vocab_size} tokens")
-    context = args.max_context or longest
-    if context > longest:
-        raise InvalidArgument(f"--max-context is {context}, the model's limit is {longest}")
     room = context - len(prompt)
     if (args.max_new_tokens or 1) > room:
         asked = f" and {args.max_new_tokens} more are asked for" if args.max_new_tokens else ""

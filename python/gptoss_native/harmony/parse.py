@@ -130,6 +130,11 @@ class Parser:
             return None
         return dataclasses.replace(self._message, content="".join(self._texts))
 
+    @property
+    def within_character(self) -> bool:
+        """Whether the open message's text ends within a character."""
+        return self._state == "content" and bool(self._decoder.getstate()[0])
+
     def push(self, token_id: SupportsIndex) -> list[Event]:
         """Take one id; return what it made known, in order."""
         self._events = []

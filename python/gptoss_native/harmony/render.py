@@ -86,8 +86,8 @@ def _developer_text(content: DeveloperContent) -> str:
     return "\n\n".join(sections)
 
 
-def _dropped(messages: Sequence[Message], analysis: str) -> int:
-    """Return before which message the analysis is left out."""
+def analysis_dropped_before(messages: Sequence[Message], analysis: str) -> int:
+    """Return before which message the analysis is left out; `analysis` as in Renderer.render."""
     finals = [n for n, message in enumerate(messages) if message.channel == "final"]
     if analysis == "all" or not finals:
         return 0
@@ -127,7 +127,7 @@ class Renderer:
             if not isinstance(message, Message):
                 raise InvalidArgument(f"one of messages is {shown(message)}, wanted a Message")
         functions = any(map(_has_functions, messages))
-        dropped = _dropped(messages, analysis)
+        dropped = analysis_dropped_before(messages, analysis)
         ids: list[int] = []
         for n, message in enumerate(messages):
             if n >= dropped or message.channel != "analysis":

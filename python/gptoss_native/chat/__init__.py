@@ -1,0 +1,20 @@
+"""Conversations over the harmony format: history, reasoning, tools, and what a turn tells."""
+
+from .chat import Chat
+from .events import ChatEvent, TextDelta, TokenEvent, ToolCall, ToolResult
+from .options import TurnOptions
+from .reply import Reply, TurnUsage
+from .turn import Turn
+
+__all__ = [
+    "Chat",
+    "ChatEvent",
+    "Reply",
+    "TextDelta",
+    "TokenEvent",
+    "ToolCall",
+    "ToolResult",
+    "Turn",
+    "TurnOptions",
+    "TurnUsage",
+]

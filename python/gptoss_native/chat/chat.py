@@ -1,0 +1,276 @@
+"""A conversation with a model: what the caller holds."""
+
+import dataclasses
+import datetime
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .._core import InvalidArgument
+from ..closing import Closing
+from ..harmony import DeveloperContent, Message, Renderer, ResponseFormat, SystemContent
+from ..harmony.render import special_id
+from ..json_fields import shown
+from ..model import Model
+from ..session import Session
+from ..stream import Stream
+from ..tokenizer import Tokenizer
+from ..tools.run import ToolLimits
+from .events import answer_to
+from .history import Entry, History, rewind_to, unanswered
+from .options import TurnOptions
+from .play import Play
+from .reply import Reply
+from .toolbox import Toolbox
+from .turn import Turn
+
+_NOT_RUN = "Error: the call was not run."
+
+
+class Chat(Closing):
+    """A conversation with a model in the harmony format, with tools. A context manager.
+
+    model: a Model. reasoning_effort: "low", "medium" or "high", told in the system message.
+    instructions: of the developer. tools: Python functions, `Tool`s, or, for the caller to run,
+    `harmony.ToolDescription`s and `ToolNamespace`s. response_format: a `harmony.ResponseFormat` or
+    a JSON schema, which the model is told of. max_context: in tokens, the model's own limit.
+    system: what the system message says besides effort and tools; the published text with today's
+    date if None. tool_limits: what one call may take. tokenizer: instead of the model's own.
+    Other options are those of `TurnOptions`, for every turn that does not say otherwise.
+
+    The history is kept as the ids that the model has seen and written. Reasoning stays through a
+    turn's calls and is left out of the context once there is an answer, as the models were trained.
+    Only what the cache lacks is computed: `reply.usage` shows it. One turn goes on at a time; one
+    that is begun ends the one before it. Not for several threads at a time; `Turn.cancel` is.
+
+    Raises InvalidArgument naming what was given and wanted; CheckpointError for a model without a
+    tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        reasoning_effort: str = "medium",
+        instructions: str | None = None,
+        tools: Iterable[Any] = (),
+        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        max_context: int | None = None,
+        system: SystemContent | None = None,
+        tool_limits: ToolLimits | None = None,
+        tokenizer: Tokenizer | None = None,
+        **options: Any,
+    ) -> None:
+        if reasoning_effort is None or not isinstance(system, SystemContent | None):
+            given = f"reasoning_effort {shown(reasoning_effort)} and system {shown(system)}"
+            raise InvalidArgument(f"{given}, wanted an effort, and a SystemContent or None")
+        if not isinstance(tool_limits, ToolLimits | None):
+            raise InvalidArgument(f"tool_limits is {shown(tool_limits)}, wanted ToolLimits or None")
+        self._options = TurnOptions().with_changes(options)
+        self.tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        self.renderer = Renderer(self.tokenizer)
+        self.toolbox = Toolbox(tools)
+        self.tool_limits = tool_limits or ToolLimits()
+        self.reasoning_effort = reasoning_effort
+        system = system or SystemContent(date=datetime.date.today())
+        spaces = (*system.tools, *self.toolbox.namespaces)
+        system = dataclasses.replace(system, effort=reasoning_effort, tools=spaces)
+        developer = DeveloperContent(
+            instructions=instructions,
+            tools=self.toolbox.functions,
+            response_formats=_formats(response_format),
+        )
+        opening = [Message("system", system)]
+        if developer != DeveloperContent():
+            opening.append(Message("developer", developer))
+        self._history = History(self.renderer, opening)
+        names = ("return", "call")
+        own = [special_id(self.tokenizer, name) for name in names]
+        self._stop_ids = [*own, *(token for token in model.stop_ids if token not in own)]
+        # What ends the reasoning and begins the answer: the ids of "<|end|>", then a `final`.
+        end, channel, message = (
+            special_id(self.tokenizer, name) for name in ("end", "channel", "message")
+        )
+        begun, final = self.renderer.render_for_completion([]), self.tokenizer.encode("final")
+        self.to_answer = (end, *begun, channel, *final, message)
+        self._call_numbers = itertools.count(1)
+        self._turn: Turn | None = None
+        self._session = model.session(max_context=max_context)
+
+    # Talking
+
+    def send(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
+        """Begin a turn: what the user says, or any messages, such as answers to calls.
+
+        Returns the turn, which does its work while its events, or its reply, are asked for:
+        `for event in chat.send(...)`, `chat.send(...).reply`, and in an event loop `async for` and
+        `await`. options: of TurnOptions, for this turn. A turn that still goes on is ended. Calls
+        left without an answer are answered as not run, unless the messages have a tool's.
+
+        Raises InvalidArgument, also where the conversation leaves no room in the context.
+        """
+        changed = self._options.with_changes(options)
+        return self._begin(self._history.rendered(_messages(messages)), changed)
+
+    def asend(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
+        """Do what `send` does; the turn is for `async for` and `await` as well as for threads."""
+        return self.send(messages, **options)
+
+    def ask(self, messages: str | Message | Iterable[Message], **options: Any) -> Reply:
+        """Send, and return the reply: `chat.ask("What is 17 + 25?").text`. Arguments as `send`."""
+        return self.send(messages, **options).reply
+
+    def edit(self, index: int, text: str, **options: Any) -> Turn:
+        """Say something else at an earlier turn and go on from there.
+
+        index: in `messages`, of a user's message; it and what followed are dropped once the new
+        turn begins to be read. What stands before it is found in the cache. `fork` first keeps
+        both. Raises InvalidArgument; options and errors otherwise as `send`.
+        """
+        self._check_index(index)
+        if self.messages[index].role != "user":
+            role = self.messages[index].role
+            raise InvalidArgument(f"message {index} is the {role}'s, wanted the user's")
+        incoming = self._history.rendered([Message("user", text)])
+        changed = self._options.with_changes(options)
+        return self._begin(incoming, changed, index)
+
+    def rewind(self, index: int) -> None:
+        """Drop the messages from `index` on. Raises InvalidArgument."""
+        self._end_turn()
+        if index != len(self.messages):
+            self._check_index(index)
+        del self._history.entries[index:]
+
+    def fork(self) -> "Chat":
+        """Return another chat that has said the same and goes on by itself.
+
+        Options and tools are shared; of a turn that still goes on it has what is whole. Raises what
+        `Session.fork` raises.
+        """
+        session = self._session.fork()
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._session, twin._history, twin._turn = session, self._history.copy(), None
+        twin._call_numbers = itertools.count(next(self._call_numbers))
+        return twin
+
+    # Looking
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation without its opening; reasoning that is no longer shown is there too."""
+        return [entry.message for entry in self._history.entries]
+
+    @property
+    def opening(self) -> tuple[Message, ...]:
+        """The system message, and the developer's if there is one."""
+        return self._history.opening
+
+    @property
+    def context(self) -> list[int]:
+        """The ids after which the model would write now."""
+        return self._history.context(self._history.entries)
+
+    @property
+    def max_context(self) -> int:
+        return self._session.max_context
+
+    @property
+    def session(self) -> Session:
+        """The session with the cache. What it holds is only ever what need not be computed."""
+        return self._session
+
+    def close(self) -> None:
+        """Free the cache now; turns raise InvalidArgument afterwards."""
+        if self._turn is not None:
+            self._turn.close()
+        self._session.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._session.closed
+
+    # For a turn
+
+    def start_stream(
+        self,
+        wanted: Sequence[int],
+        options: TurnOptions,
+        *,
+        max_new_tokens: int,
+        timeout: float | None,
+    ) -> Stream:
+        """Return a stream of what the model writes after the ids: all generation begins here."""
+        return self._session.generate(
+            rewind_to(self._session, wanted),
+            max_new_tokens=max_new_tokens,
+            sampling=options.sampling,
+            stop_ids=self._stop_ids,
+            priority=options.priority,
+            timeout=timeout,
+        )
+
+    def turn_over(self, play: Play) -> None:
+        """Let go of a turn that has ended: a chat that is dropped gives its cache back at once."""
+        if self._turn is not None and self._turn.plays(play):
+            self._turn = None
+
+    def next_call_id(self) -> str:
+        return f"call_{next(self._call_numbers)}"
+
+    def _check_index(self, index: int) -> None:
+        count = len(self._history.entries)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
+            wanted = f"one of the {count} messages, from 0"
+            raise InvalidArgument(f"index is {shown(index)}, wanted {wanted}")
+
+    def _end_turn(self) -> None:
+        turn = self._turn
+        if turn is not None and turn.is_read:
+            what = "another turn of this chat is being read"
+            raise InvalidArgument(f"{what}; wanted it to have ended: cancel() it, or fork() first")
+        if turn is not None:
+            turn.close()
+        self._turn = None
+
+    def _begin(self, incoming: list[Entry], options: TurnOptions, index: int | None = None) -> Turn:
+        """Return a turn that goes on, after the first `index` messages, with what was sent."""
+        self._end_turn()
+        before = self._history.entries[:index]
+        if not any(entry.message.role == "tool" for entry in incoming):
+            lacking = [answer_to(call, _NOT_RUN) for call in unanswered(before)]
+            incoming = [*self._history.rendered(lacking), *incoming]
+        taken = len(self._history.context([*before, *incoming]))
+        if taken >= self.max_context:
+            what = f"the conversation has {taken} tokens with what was sent"
+            raise InvalidArgument(f"{what}, wanted fewer than max_context, {self.max_context}")
+        self._turn = Turn(Play(self, options, self._history, before, incoming))
+        return self._turn
+
+
+def _messages(given: object) -> list[Message]:
+    if isinstance(given, str):
+        return [Message("user", given)]
+    messages = [given] if isinstance(given, Message) else given
+    if not isinstance(messages, Iterable):
+        raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
+    messages = list(messages)
+    if not messages:
+        raise InvalidArgument("messages is empty, wanted at least one Message")
+    for message in messages:
+        if not isinstance(message, Message) or message.role == "system":
+            wanted = "a Message that is not the system's"
+            raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
+    return messages
+
+
+def _formats(given: object) -> tuple[ResponseFormat, ...]:
+    if given is None or isinstance(given, ResponseFormat):
+        return () if given is None else (given,)
+    if not isinstance(given, Mapping):
+        wanted = "a ResponseFormat, a JSON schema or None"
+        raise InvalidArgument(f"response_format is {shown(given)}, wanted {wanted}")
+    title = given.get("title")
+    named = isinstance(title, str) and title and not any(map(str.isspace, title))
+    return (ResponseFormat(title if named else "answer", given),)
