@@ -119,7 +119,7 @@ def test_wrong_numbers_are_told(tool):
     assert "has no link -3" in refusal(tool, "open", id="-3")
     for cursor in (1, -2, 10**30):
         assert "there are 0 to 0" in refusal(tool, "open", cursor=cursor)
-    for wrong in (1.5, True, [], {}, "first", float("inf"), float("nan")):
+    for wrong in (1.5, True, [], {}, "first"):
         assert "must be an integer" in refusal(tool, "open", loc=wrong)
         assert "must be an integer" in refusal(tool, "open", cursor=wrong)
     assert "has no link" in refusal(tool, "open", id=7.0)
@@ -128,7 +128,16 @@ def test_wrong_numbers_are_told(tool):
 
 
 def test_wrong_arguments_are_told(tool):
-    for text in ("{", "[]", "3", '"x"', "[" * 100_000, '{"loc": ' + "9" * 5000 + "}", "\ud800"):
+    for text in (
+        "{",
+        "[]",
+        "3",
+        '"x"',
+        "[" * 100_000,
+        '{"loc": ' + "9" * 5000 + "}",
+        "\ud800",
+        '{"loc": NaN}',
+    ):
         with pytest.raises(ToolError, match="arguments"):
             tool.call("open", text)
     assert "it has" in refusal(tool, "close")

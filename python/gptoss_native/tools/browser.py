@@ -6,7 +6,6 @@ refers to both when it scrolls, follows a link or cites.
 
 import bisect
 import itertools
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from .._core import InvalidArgument
 from ..harmony import BROWSER, ToolNamespace
 from ..json_fields import shown
+from .arguments import parse_arguments
 from .pages import Backend, Page, domain_of, link_mark, plain, without_links, wrapped
 from .tool import ToolError
 
@@ -39,16 +39,6 @@ class _View:
 
 def _view(page: Page, line_of: tuple[int, ...] = ()) -> _View:
     return _View(page, wrapped(page.text), line_of)
-
-
-def _parsed(arguments: str) -> dict[str, Any]:
-    try:
-        values = json.loads(arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        raise ToolError(f"the arguments are not valid JSON: {error}") from error
-    if type(values) is not dict:
-        raise ToolError("the arguments must be a JSON object")
-    return values
 
 
 def _integer(values: dict[str, Any], name: str, default: int) -> int:
@@ -113,7 +103,7 @@ class BrowserTool:
             raise ToolError(
                 f"browser has no function {shown(name)}; it has {', '.join(self._functions)}"
             )
-        return self._functions[name](_parsed(arguments))
+        return self._functions[name](parse_arguments(arguments))
 
     def _search(self, values: dict[str, Any]) -> str:
         query = _text(values, "query")

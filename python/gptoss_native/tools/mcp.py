@@ -7,21 +7,23 @@ call tools, and one with a loop is not held up by what a server does.
 import asyncio
 import concurrent.futures
 import contextlib
-import json
 import os
 import re
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from .._core import Error, InvalidArgument
 from ..harmony import ToolDescription, ToolNamespace
 from ..json_fields import shown
+from .arguments import parse_arguments
+from .mcp_content import text_of
 from .tool import ToolError
 
 _MAX_PAGES = 100  # of a list of tools, which a server could go on with for ever
+_GRACE_S = 10
 _NO_WORD = re.compile(r"[^A-Za-z0-9_]+")
 # In 3.10 those of asyncio and concurrent.futures are not yet the built-in one.
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
@@ -177,15 +179,24 @@ class McpTools:
         Raises ToolError for arguments that are no JSON object, a tool's error, and a server that
         hangs or has ended.
         """
-        values = _parsed(arguments)
+        values = parse_arguments(arguments)
         if self._client is None:
             raise ToolError(f"the MCP server {self._what} is not connected")
         answer = self._submit(self._answer(name, values))
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return answer.result()
+            return self._wait(answer, name)
         return asyncio.wrap_future(answer)
+
+    def _wait(self, answer: "concurrent.futures.Future[str]", name: str) -> str:
+        try:
+            # Longer than the call's own limit: only for a loop that ended before it began.
+            return answer.result(self._timeout_s + _GRACE_S)
+        except _TIMEOUTS as error:
+            raise ToolError(f"{name} did not answer: its server was disconnected") from error
+        finally:
+            answer.cancel()  # after an interrupt; of a call that has ended nothing
 
     def _submit(self, work: Coroutine[Any, Any, str]) -> "concurrent.futures.Future[str]":
         try:
@@ -205,7 +216,7 @@ class McpTools:
             raise ToolError(f"the MCP server {self._what} was disconnected") from error
         except Exception as error:  # mcp, httpx2, pydantic and anyio have no common one
             raise ToolError(f"{name} failed: {_said(error)}") from error
-        text = _text(result)
+        text = text_of(result)
         if result.is_error:
             raise ToolError(text or f"{name} failed without a reason")
         return text or "[it answered nothing]"
@@ -237,6 +248,7 @@ class McpTools:
             _settle(ready, error if isinstance(error, Error) else self._failure(error))
         finally:
             self._client = None
+            _settle(ready, Error(f"the MCP server {self._what} ended at once"))
 
     async def _connected(self, stack: AsyncExitStack) -> Any:
         """Connect and read the list of tools; TimeoutError where that takes too long.
@@ -244,11 +256,20 @@ class McpTools:
         What is connected belongs to this task, so that the task itself is what a timer cancels.
         """
         task = asyncio.current_task()
-        timer = self._loop.call_later(self._start_timeout_s, task.cancel)
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        timer = self._loop.call_later(self._start_timeout_s, give_up)
         try:
             client = await self._connect(stack)
             self.namespace = await self._described(client)
         except asyncio.CancelledError as error:
+            if not late:  # by the connection's own tasks, which say why when they are left
+                raise
             if hasattr(task, "uncancel"):  # from 3.11 on; else what is left would cancel itself
                 task.uncancel()
             raise TimeoutError(f"no answer within {self._start_timeout_s:g} s") from error
@@ -298,46 +319,8 @@ def _settle(ready: "concurrent.futures.Future[None]", error: Exception | None) -
             ready.set_exception(error)
 
 
-def _parsed(arguments: str) -> dict[str, Any]:
-    try:
-        values = json.loads(arguments or "{}", parse_constant=_refuse)
-        # Half of a surrogate pair would end the connection, not the call.
-        json.dumps(values, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ToolError(f"the arguments are not valid JSON: {error}") from error
-    if type(values) is not dict:
-        raise ToolError("the arguments must be a JSON object")
-    return values
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
-
-
 def _said(error: BaseException) -> str:
     """Return an error's text; of a group, which task groups raise, those of its members."""
     if members := getattr(error, "exceptions", ()):
         return "; ".join(map(_said, members))
     return str(error) or type(error).__name__
-
-
-def _text(result: Any) -> str:
-    """Return a result's content, each part as a text."""
-    parts = [_part(part) for part in result.content]
-    if not parts and result.structured_content is not None:
-        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-    return "\n".join(parts)
-
-
-def _part(part: Any) -> str:
-    if part.type == "text":
-        return part.text
-    if part.type == "resource_link":
-        return f"[resource {part.name}: {part.uri}]"
-    if part.type == "resource":
-        text = getattr(part.resource, "text", None)
-        if text is not None:
-            return text
-        return f"[resource {part.resource.uri}: binary, not shown]"
-    kind = getattr(part, "mime_type", "")
-    return f"[{' '.join((part.type, kind)).strip()}: not shown]"
