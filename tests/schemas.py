@@ -4,7 +4,7 @@ import random
 
 PATTERNS = ["^[a-z]{2,6}$", "^[A-Z][0-9]+$", "^(red|green|blue)$", "^\\d{3}-\\d{4}$", "^[^x]{1,5}$"]
 FORMATS = ["date", "time", "date-time", "ipv4", "uuid", "email"]
-WORDS = ["red", "grün", "a \"b\"", "\\", "", "🙂", "x y", "null"]
+WORDS = ["red", "grün", 'a "b"', "\\", "", "🙂", "x y", "null"]
 
 
 def number(rng, kind):
@@ -73,7 +73,7 @@ def value(rng, depth, names):
 
 
 def obj(rng, depth, names=()):
-    keys = rng.sample(["a", "b c", "größe", "d", "$e", "f\"g", "items"], rng.randint(0, 4))
+    keys = rng.sample(["a", "b c", "größe", "d", "$e", 'f"g', "items"], rng.randint(0, 4))
     return {
         "type": "object",
         "properties": {key: value(rng, depth, names) for key in keys},

@@ -97,8 +97,11 @@ class Written:
             set_bit(out, self._end_id)
 
     def accept(self, token_id: int) -> None:
-        if not self._matcher.consume_token(token_id):
+        if not self._tokens.has(token_id) or not self._matcher.validate_tokens([token_id]):
+            check(self._matcher)
             raise InvalidArgument(f"the text goes on with {token_id}, which its grammar forbids")
+        self._matcher.consume_token(token_id)
+        check(self._matcher)
 
     def may_end(self) -> bool:
         return self._matcher.is_accepting()

@@ -91,8 +91,8 @@ def _text(what: str, value: object) -> str:
 
 
 def _first_lines(message: str) -> str:
-    """Return what an error says, without the trace that follows a panic."""
-    return message.partition("\n<backtrace>")[0].strip()
+    """Return what an error says, without the traces and the texts that follow."""
+    return message.partition("\n<")[0].strip()
 
 
 def compiled(tokenizer: Tokenizer, what: str, form: Format) -> "LLMatcher":

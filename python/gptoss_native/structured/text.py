@@ -81,6 +81,11 @@ class TextTokens:
         self.every = packed(allowed.any(0))
         self.words = self.every.size
 
+    def has(self, token_id: int) -> bool:
+        """Whether the id is one of text."""
+        known = 0 <= token_id < self._whole.size
+        return known and bool(self.every[token_id >> 5] >> (token_id & 31) & 1)
+
     def after(self, state: int, token_id: int) -> int | None:
         """Return the state after a token, None if it may not come."""
         if token_id in self._after:
