@@ -100,7 +100,8 @@ def cases(tokenizer):
     yield "JSON, call", many, ids(CALL), ids(DOCUMENT)
     yield "JSON", Envelope(tokenizer, response_format=SCHEMA), ids(FINAL), ids(DOCUMENT)
     for name, form, text in (
-        ("regex", regex("[a-z ]{1,200}"), "some words and then some more"),
+        ("regex", regex("[a-z ]+"), "some words and then some more of them"),
+        ("regex {}", regex("[a-z ]{1,200}"), "some words and then some more of them"),
         ("Lark", lark(SUM), "123+4567+89+1"),
         ("choice", choice(["certainly", "certainly not", "perhaps"]), "certainly not"),
     ):

@@ -1,5 +1,6 @@
 """The examples run as they are, on the bundled model."""
 
+import ast
 import os
 import socket
 import subprocess
@@ -50,3 +51,14 @@ def test_the_service_answers_many_at_once():
                         assert str(35 + number) in answer.read()
         finally:
             process.kill()
+
+
+def test_extraction_gives_documents_of_the_schema():
+    with start("structured_extraction.py") as process:
+        lines = process.communicate(timeout=120)[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 12
+    for person in map(ast.literal_eval, map(str.strip, lines[2:9:3])):
+        assert list(person) == ["name", "age", "city"]
+        assert person["name"] in ("Alice", "Sam")
+    assert lines[-1].strip() == "17 + 25 = 42"

@@ -1,9 +1,11 @@
 """Formats: a random model writes documents of any schema, texts of any grammar, or is cut off."""
 
+import gc
 import itertools
 import json
 import re
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import gptoss_native as gn
@@ -355,6 +357,15 @@ def test_envelopes_made_by_many_threads_share_one_vocabulary():
     for thread in threads:
         thread.join()
     assert len({id(envelope._tokens) for envelope in made}) == 1
+
+
+def test_a_tokenizer_and_what_is_known_of_it_are_given_back():
+    tokenizer = small_tokenizer()
+    gone = weakref.ref(tokenizer)
+    Envelope(tokenizer, response_format=PERSON).turn(ANSWER).forced()
+    del tokenizer
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_document_that_was_left_is_gone_on_with(model):
