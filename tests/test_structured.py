@@ -136,6 +136,27 @@ def test_white_space_between_parts_is_a_space_or_an_indented_line(model):
         assert of(wanted).turn([*ANSWER, *TOKENIZER.encode(text), *end]).finished
 
 
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ('{"a": 1, "b/c": "x"}', True),
+        ('{"a": 1, "\\n": "\\"\\\\"}', True),
+        ('{"\\u0061": "x"}', False),
+        ('{"b\\/c": "x"}', False),
+        ('{"a": "x"}', False),
+    ],
+)
+def test_a_property_is_not_written_as_another_by_its_spelling(text, may):
+    wanted = {"properties": {"a": {"type": "integer"}, "b/c": {"const": "x"}}, "type": "object"}
+    envelope = of(wanted | {"additionalProperties": {"type": "string"}})
+    ids = [*ANSWER, *TOKENIZER.encode(text)]
+    if may:
+        envelope.turn(ids)
+    else:
+        with pytest.raises(gn.InvalidArgument, match="grammar forbids"):
+            envelope.turn(ids)
+
+
 def test_a_json_answer_may_say_so_in_its_header():
     text = "<|channel|>final <|constrain|>json<|message|>"
     ids = TOKENIZER.encode(text, allow_special=True)
@@ -165,6 +186,9 @@ def test_a_json_answer_may_say_so_in_its_header():
         ({"type": "integer", "minimum": 5, "maximum": 2}, "minimum"),
         ({"type": "text"}, "text"),
         ({"enum": []}, "anyOf is empty"),
+        ({"items": {"additionalProperties": {}, "minProperties": 3}}, "minProperties"),
+        ({"anyOf": [{"const": {"a": ["b\x01"]}}]}, "const has .*control characters"),
+        ({"properties": {"a\x7f": {}}}, "properties has .*control characters"),
         ({"properties": 3}, "properties"),
     ],
     ids=str,

@@ -16,6 +16,7 @@ from .._core import Error, InvalidArgument
 from ..harmony import ResponseFormat
 from ..json_fields import shown
 from ..tokenizer import Tokenizer
+from .schema_keys import broken_key
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 _NEEDS = "structured output needs llguidance: pip install 'gptoss-native[structured]'"
 # Between the parts of a document a space, or a line break and an indentation: with any white space
 # a model can go on for ever without a further part.
-_JSON_OPTIONS = {"whitespace_pattern": r"( |\n {0,64})?", "lenient": False, "coerce_one_of": False}
+_JSON_OPTIONS = {
+    "whitespace_pattern": r"( |\n {0,64})?",
+    # One spelling for each character: a key that is told apart from `properties` by its spelling
+    # could be one of them in other escapes. Control characters have none (`schema_keys`).
+    "json_allowed_escapes": '"\\bfnrt',
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ def compiled(tokenizer: Tokenizer, what: str, form: Format) -> "LLMatcher":
     from llguidance import LLMatcher
 
     if form.kind == "JSON schema":
+        if (why := broken_key(json.loads(form.source))) is not None:
+            raise InvalidArgument(f"{what}: the {form.kind} cannot be followed: {why}")
         grammar = LLMatcher.grammar_from_json_schema(form.source, overrides=_JSON_OPTIONS)
     elif form.kind == "regular expression":
         grammar = LLMatcher.grammar_from_regex(form.source)
