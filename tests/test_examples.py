@@ -1,5 +1,6 @@
 """The examples run as they are, on the bundled model."""
 
+import ast
 import os
 import socket
 import subprocess
@@ -72,3 +73,14 @@ def test_reasoning_is_shown_apart_and_ended_in_time():
     assert shown.count("[analysis]") == shown.count("[final]") == 3
     assert "[final] 314 + 271 = 585" in shown
     assert "(20 tokens of reasoning; stop, reasoning_limit)" in shown
+
+
+def test_extraction_gives_documents_of_the_schema():
+    with start("structured_extraction.py") as process:
+        lines = process.communicate(timeout=120)[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 12
+    for person in map(ast.literal_eval, map(str.strip, lines[2:9:3])):
+        assert list(person) == ["name", "age", "city"]
+        assert person["name"] in ("Alice", "Sam")
+    assert lines[-1].strip() == "17 + 25 = 42"
