@@ -327,3 +327,81 @@ def test_spilled_sessions_fork_go_back_and_are_saved(make, each, tmp_path, confi
             with other.session() as cold:
                 cold.prefill(held)
                 assert np.array_equal(session.logits(PROBE), cold.logits(PROBE))
+
+
+def test_one_session_alone_may_take_all_there_is(make, config):
+    """What it remembers of its earlier turns does not keep it from going on."""
+    with gn.Model.random(config("tiny"), seed=3) as other, other.session() as session:
+        session.prefill(some(2048))
+        most = session.cache_bytes
+    for prefix_bytes in (0, most):
+        session = make(most, prefix_bytes=prefix_bytes).session(max_context=2048)
+        while session.position < 2048:
+            session.prefill(some(128, session.position))
+
+
+def test_a_prefix_that_is_copied_where_it_is_gone_on_with_gives_its_room(make, each):
+    model = make(1.02 * each, prefix_bytes=int(each))
+    with model.session() as first:
+        first.prefill(some(400))
+    session = model.session()
+    assert (
+        len(list(session.generate(some(400), max_new_tokens=100, stop_ids=[], timeout=20))) == 100
+    )
+
+
+def test_a_stream_of_no_given_length_has_what_fits(make, each):
+    session = make(each).session()
+    stream = session.generate(some(100), stop_ids=[])
+    with pytest.raises(gn.OutOfMemory, match="kv_bytes"):
+        list(stream)
+    assert session.position > 400
+
+
+def test_going_back_gives_memory_back_also_where_others_have_all(make, each):
+    model = make(100 * each)
+    session = model.session()
+    session.prefill(some(5000))
+    whole = session.cache_bytes
+    session.rewind(10)
+    assert session.cache_bytes < whole / 3
+    model = make(1.1 * each)
+    session = model.session()
+    session.prefill(some(300))
+    stream = model.session().generate(some(300), max_new_tokens=100, stop_ids=[])
+    next(stream)
+    stop = threading.Event()
+
+    def keep_reading():
+        while not stop.is_set() and next(stream, None):
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(keep_reading)
+        with pytest.raises(gn.EngineBusy):
+            session.rewind(200)
+        assert session.tokens == some(300)
+        session.rewind(0)
+        assert session.cache_bytes == 0
+        stop.set()
+        reader.result()
+
+
+def test_waiting_for_room_stops_no_stream(make, each):
+    model = make(1.1 * each)
+    stream = model.session().generate(some(300), max_new_tokens=200, stop_ids=[], priority=1)
+    next(stream)
+    other = model.session()
+    ended = threading.Event()
+
+    def fork():
+        with model.session() as twin:
+            twin.prefill(some(10))
+        ended.set()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    assert len(list(stream)) == 199
+    thread.join(20)
+    assert ended.is_set()
+    other.close()

@@ -121,10 +121,9 @@ def test_a_session_that_is_closed_ends_alone(config):
             barrier.wait()
             session = model.session()
             stream = session.generate(some(9), max_new_tokens=3000, stop_ids=[])
-            for number, _ in enumerate(stream):
-                if number == 4:
-                    session.close()
-                    break
+            for _ in range(5):
+                next(stream)
+            session.close()
             with pytest.raises(gn.InvalidArgument, match="closed"):
                 next(stream)
 

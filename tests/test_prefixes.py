@@ -178,3 +178,39 @@ def test_many_threads_share_prefixes(models):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
+
+
+def test_what_is_larger_than_the_limit_drives_nothing_out(config):
+    with gn.Model.random(config("tiny"), limits=gn.Limits(prefix_bytes=1_000_000)) as model:
+        with model.session() as session:
+            session.prefill(some(300))
+        with model.session() as session:
+            session.prefill(some(6000, 1))
+        with model.session() as session:
+            assert session.prefill(some(300)).cached_tokens == 300
+
+
+def test_several_completions_are_of_one_prompt(models):
+    model, cold = models
+    options = {"max_new_tokens": 20, "stop_ids": []}
+    want = []
+    for seed in (7, 8, 9):
+        session = cold.session()
+        session.prefill(some(200, 33))
+        want.append(texts(session.generate(sampling=gn.Sampling(seed=seed), **options)))
+    session = model.session()
+    answers = session.completions(some(200, 33), 3, sampling=gn.Sampling(seed=7), **options)
+    assert [texts(stream) for _, stream in answers] == want
+    assert session.tokens == some(200, 33)
+    assert session.usage.prefilled_tokens + session.usage.cached_tokens == 200
+    for twin, stream in answers:
+        assert stream.stats.prefilled_tokens == 1
+        assert twin.position == 220
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"n": True}, {"n": 2, "stop_ids": [-1]}])
+def test_completions_that_are_refused_append_nothing(models, wrong):
+    session = models[0].session()
+    with pytest.raises(gn.InvalidArgument):
+        session.completions(some(10), **wrong)
+    assert session.position == 0

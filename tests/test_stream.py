@@ -1,7 +1,9 @@
 """Session.generate: where a stream ends, what it leaves behind, and who else may run meanwhile."""
 
 import asyncio
+import gc
 import math
+import os
 import threading
 
 import gptoss_native as gn
@@ -316,3 +318,68 @@ def test_many_streams_run_in_one_event_loop(model):
         return await asyncio.gather(*(consume(n) for n in range(8)))
 
     assert asyncio.run(main()) == want
+
+
+def test_a_stream_that_was_left_says_so_at_once(model, ids):
+    for leave in ("break", "cancel"):
+        stream = model.session().generate(ids, max_new_tokens=50, stop_ids=[])
+        for _ in stream:
+            if leave == "cancel":
+                stream.cancel()
+                assert stream.stats.finish_reason == "cancelled"
+            break
+        assert stream.stats.finish_reason == "cancelled"
+
+
+def test_stop_strings_end_a_stream_with_the_token_that_completes_one():
+    with gn.Model.demo() as demo:
+        prompt = demo.tokenizer.encode(
+            "<|start|>user<|message|>What is 17 + 25?", allow_special=True
+        )
+        options = {"max_new_tokens": 60, "sampling": gn.Sampling(temperature=0), "stop_ids": []}
+        whole = [token.id for token in demo.session().generate(prompt, **options)]
+        text = demo.tokenizer.decode(whole)
+        for start, length in ((3, 1), (7, 4), (12, 9)):
+            wanted = text[start : start + length]
+            session = demo.session()
+            stream = session.generate(prompt, stop=["never this", wanted], **options)
+            got = demo.tokenizer.decode([token.id for token in stream])
+            assert text.startswith(got)
+            assert got.find(wanted) == text.find(wanted) >= 0
+            assert wanted not in got[:-1] or length == 1 or got.endswith(wanted[-1])
+            assert (stream.stats.finish_reason, stream.stats.stop_string) == ("stop", wanted)
+            assert session.position == len(prompt) + stream.stats.generated_tokens
+
+
+@pytest.mark.parametrize("stop", [[""], [3], 3, None])
+def test_stop_strings_that_are_none_are_refused(model, stop):
+    with pytest.raises(gn.InvalidArgument, match="stop"):
+        model.session().generate([1], stop=stop)
+
+
+def test_a_cancelled_task_leaves_no_token_that_nobody_was_given(model, ids):
+    """And no descriptor, and nothing of its event loop."""
+
+    async def main():
+        given = []
+
+        async def read():
+            async for token in session.generate(ids, stop_ids=[]):
+                given.append(token.id)
+
+        task = asyncio.create_task(read())
+        while len(given) < 3:
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0.02)
+        return given
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        session = model.session()
+        given = asyncio.run(main())
+        assert session.tokens == [*ids, *given]
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before

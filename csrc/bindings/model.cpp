@@ -72,7 +72,7 @@ struct Options {
     bool deterministic = false;
     // None: by what the device has left once the weights are there.
     std::optional<size_t> kv_bytes, prefix_bytes;
-    int streams = 0, waiting = 0;
+    int streams = EngineLimits().streams, waiting = EngineLimits().waiting;
 };
 
 constexpr int64_t kMostBytes = int64_t{1} << 50;
@@ -92,15 +92,21 @@ Options to_options(const py::object& device, const py::object& dense, const py::
     return o;
 }
 
+// Those that are not named stay what they are.
 void read_limits(Options& options, const py::dict& limits) {
+    const auto given = [&](const char* name) -> py::object {
+        return limits.contains(name) ? py::object(limits[name]) : py::none();
+    };
     const auto bytes = [&](const char* name) -> std::optional<size_t> {
-        const auto value = to_optional_integer(name, limits[name], 0, kMostBytes);
+        const auto value = to_optional_integer(name, given(name), 0, kMostBytes);
         return value ? std::optional<size_t>(*value) : std::nullopt;
     };
     options.kv_bytes = bytes("kv_bytes");
     options.prefix_bytes = bytes("prefix_bytes");
-    options.streams = static_cast<int>(to_integer("max_streams", limits["max_streams"], 1, 4096));
-    options.waiting = static_cast<int>(to_integer("max_waiting", limits["max_waiting"], 0, 4096));
+    if (const auto most = to_optional_integer("max_streams", given("max_streams"), 1, 4096))
+        options.streams = static_cast<int>(*most);
+    if (const auto most = to_optional_integer("max_waiting", given("max_waiting"), 0, 4096))
+        options.waiting = static_cast<int>(*most);
 }
 
 // Half of what is left is for caches, and half of that for prefixes that no session needs.
@@ -305,13 +311,14 @@ void bind_model(py::module_& m) {
         .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic"), py::arg("limits"), py::arg("progress") = py::none(),
+                    py::arg("deterministic") = false, py::arg("limits") = py::dict(),
+                    py::arg("progress") = py::none(),
                     "Places the tensors (name, dtype, shape, file, offset) of `files`.")
         .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic"), py::arg("limits"), py::arg("progress") = py::none(),
-                    "Random weights of the given shape.")
+                    py::arg("deterministic") = false, py::arg("limits") = py::dict(),
+                    py::arg("progress") = py::none(), "Random weights of the given shape.")
         .def("session", &session, py::arg("max_context") = py::none())
         .def(
             "load_session",

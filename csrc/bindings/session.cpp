@@ -211,6 +211,7 @@ void bind_session(py::module_& m) {
         .def("next", &next, py::arg("constraint") = py::none())
         .def("cancel", &Generation::cancel, release)
         .def("stop", &Generation::stop, release)
+        .def("take_back", &Generation::take_back, release)
         .def("stats", &stats);
     py::class_<StreamReader>(m, "StreamReader")
         .def(py::init<>())

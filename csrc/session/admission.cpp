@@ -30,8 +30,7 @@ void Admission::Place::enter() {
     if (in_line_) return;
     std::lock_guard lock(line_.mutex_);
     // One that was revoked, or goes on already, is no new one.
-    if (!mine_.active_ && !mine_.give_way_ &&
-        static_cast<int>(line_.line_.size()) >= line_.limits_.waiting)
+    if (!mine_.began_ && static_cast<int>(line_.line_.size()) >= line_.limits_.waiting)
         throw EngineBusy(message(line_.active_.size(), " calls and streams go on and ",
                                  line_.line_.size(), " wait, which is the limit; try again later"));
     line_.line_.push_back(&mine_);
@@ -59,8 +58,9 @@ bool Admission::activate(Reservation& r) {
     while (static_cast<int>(active_.size()) >= limits_.streams)
         if (!revoke(r)) return false;
     active_.push_back(&r);
-    r.active_ = r.busy_ = true;
+    r.active_ = r.busy_ = r.began_ = true;
     r.give_way_ = false;
+    std::erase(leaving_, &r);
     return true;
 }
 
@@ -85,6 +85,8 @@ void Admission::set_busy(Reservation& r, bool busy) {
     std::lock_guard lock(mutex_);
     r.busy_ = busy;
     r.last_ = std::chrono::steady_clock::now();
+    // What it has left on the device others may take off it themselves now.
+    if (!busy) std::erase(leaving_, &r);
 }
 
 void Admission::deactivate(Reservation& r) {
@@ -97,6 +99,7 @@ void Admission::deactivate(Reservation& r) {
 }
 
 void Admission::release(Reservation& r) {
+    if (home_.left()) return;
     std::lock_guard lock(mutex_);
     deactivate(r);
     std::erase(leaving_, &r);
@@ -130,10 +133,15 @@ void Admission::ask_to_give_way(const Reservation& unless) {
     changed_.notify_all();
 }
 
-bool Admission::take_give_way(Reservation& r) {
+bool Admission::to_give_way(const Reservation& r) const {
+    std::lock_guard lock(mutex_);
+    return r.give_way_;
+}
+
+void Admission::gave_way(Reservation& r) {
     std::lock_guard lock(mutex_);
     std::erase(leaving_, &r);
-    return std::exchange(r.give_way_, false);
+    r.give_way_ = false;
 }
 
 void Admission::wait(std::chrono::milliseconds most) {

@@ -12,6 +12,8 @@
 #include <mutex>
 #include <vector>
 
+#include "base/process.h"
+
 namespace gptoss {
 
 struct EngineLimits {
@@ -35,6 +37,7 @@ class Reservation {
     uint64_t order_ = 0;   // age, from the first attempt on
     size_t promised_ = 0;  // bytes
     bool active_ = false;
+    bool began_ = false;     // has been active before
     bool busy_ = false;      // within a call; a stream is idle between two tokens
     bool give_way_ = false;  // its session is to leave the device, and will look here
     std::chrono::steady_clock::time_point last_;  // when it was busy last
@@ -69,7 +72,7 @@ class Admission {
     size_t promised() const;
     bool active(const Reservation& reservation) const;
     void set_busy(Reservation& reservation, bool busy);
-    // It has ended, and others may go on.
+    // It has ended, and others may go on. Does nothing in a forked child.
     void release(Reservation& reservation);
     // Takes its right away from the youngest of the least priority among those that come after
     // `than`, or that nobody has read for a while; not before the one revoked last has left the
@@ -77,8 +80,9 @@ class Admission {
     bool revoke_one(const Reservation& than);
     // Asks those that wait in the line to leave the device.
     void ask_to_give_way(const Reservation& unless);
-    // Whether it was asked to, once.
-    bool take_give_way(Reservation& reservation);
+    // Whether it was asked to, and has not yet.
+    bool to_give_way(const Reservation& reservation) const;
+    void gave_way(Reservation& reservation);
 
     void wait(std::chrono::milliseconds most);
     struct Counts {
@@ -94,6 +98,7 @@ class Admission {
     void age(Reservation& reservation);
 
     const EngineLimits limits_;
+    const HomeProcess home_;  // in a forked child the mutex may be had by nobody
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     uint64_t next_order_ = 1;

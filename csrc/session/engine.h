@@ -35,6 +35,9 @@ struct AdmissionCall {
     std::function<size_t(Model&)> missing;   // bytes that it may take until its plan's end
     std::function<void(Model&)> take;        // puts its cache on the device
     std::function<void(Model&)> spill = {};  // and takes it off
+    // Forgets what it can do without, but computes again; false if there is nothing more.
+    std::function<bool()> shrink = [] { return false; };
+    std::function<void()> withdraw = [] {};  // it has to wait: holds nothing others may need
 };
 
 // Thrown by what a step prepares: the session has to be admitted again first.
@@ -86,6 +89,8 @@ class Engine {
       private:
         const Engine* before_;
     };
+    // Whether this is a forked child of the engine's process.
+    bool left_home() const { return mutex_.home().left(); }
     // Whether this thread is within a step, or marked so.
     bool mine() const { return mutex_.mine() || calling_back_ == this; }
     // Computes the request's row, with those of others. Throws what became of it; what `interrupt`
@@ -96,6 +101,8 @@ class Engine {
     void step_after_waiting(int priority, const Interrupt& interrupt, Use use) {
         const PromptWaits waits(*this, priority);
         while (!waits.first()) {
+            // A handler that asks for a step would wait for this one.
+            const CallingBack calling(*this);
             if (interrupt) interrupt();
             admission_->wait(kLook);
         }
@@ -192,8 +199,9 @@ class Engine {
     void put_back(const std::vector<DecodeRequest*>& batch);
     void prompt_ended();
     void tell_left();
-    bool try_admit(Model& model, Reservation& reservation, const AdmissionCall& call);
-    bool make_room(Model& model, size_t bytes, const Reservation& reservation);
+    bool try_admit(Model& model, Reservation& reservation, const AdmissionCall& call, int attempts);
+    bool make_room(Model& model, const Reservation& reservation, const AdmissionCall& call,
+                   bool alone);
     bool spill_one(Model& model, const Reservation& reservation);
 
     std::atomic<int> prompts_waiting_{0};

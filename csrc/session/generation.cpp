@@ -49,8 +49,25 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
 Generation::~Generation() { release(); }
 
 void Generation::cancel() {
+    if (session_->engine_->left_home()) return;
     cancelled_ = true;
     release();
+    // Within a call of next() that one sees to it.
+    if (session_->mutex_.mine()) return;
+    const auto lock = session_->mutex_.try_lock();
+    if (lock && stats_.finish_reason == FinishReason::kNone) finish(FinishReason::kCancelled);
+}
+
+void Generation::take_back() {
+    if (session_->mutex_.mine()) return;
+    const auto lock = session_->mutex_.try_lock();
+    if (!lock || number_ != session_->generation_ || stats_.generated_tokens == 0) return;
+    session_->set_size(session_->tokens_.size() - 1);
+    {
+        std::lock_guard stats_lock(stats_mutex_);
+        --stats_.generated_tokens;
+    }
+    if (session_->stream_) keep_state();
 }
 
 void Generation::stop() {
@@ -60,6 +77,7 @@ void Generation::stop() {
 
 // Others may go on, at once.
 void Generation::release() {
+    if (session_->engine_->left_home()) return;
     std::lock_guard stats_lock(stats_mutex_);
     if (reservation_) session_->engine_->admission().release(*reservation_);
 }
@@ -87,7 +105,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
         end_ = start + std::chrono::duration_cast<Clock::duration>(
                            std::chrono::duration<double>(*timeout_s_));
     const FillMask* const fill_mask = constraint ? &constraint->fill_mask : nullptr;
-    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask))) {
+    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask)) || cancelled_) {
         finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }
@@ -180,7 +198,7 @@ bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask) 
         finish(FinishReason::kCancelled);
         throw;
     }
-    begun_ahead_ = wanted.more;
+    begun_ahead_ = wanted.more && session_->asynchronous_;
     known_.assign(std::make_move_iterator(choices.begin()), std::make_move_iterator(choices.end()));
     account(drafts, whole);
     if (wanted.begins) {

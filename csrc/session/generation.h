@@ -58,6 +58,9 @@ class Generation {
     void cancel();
     // Ends it after the token given last, as a stop id does.
     void stop();
+    // Takes back the token given last, which never reached whoever asked for it; not where the
+    // session has been used since.
+    void take_back();
     GenerationStats stats() const;
 
   private:

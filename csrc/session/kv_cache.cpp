@@ -228,7 +228,20 @@ void KvCache::thin_snapshots() {
     snapshots_.erase(snapshots_.begin() + static_cast<std::ptrdiff_t>(least));
 }
 
+bool KvCache::forget_snapshots() {
+    const bool any = !snapshots_.empty();
+    snapshots_.clear();
+    return any;
+}
+
 int KvCache::rewind(Backend& backend, int positions) {
+    const int back = go_back(backend, positions);
+    const size_t held = geometry_.page_bytes ? geometry_.pages(back) : 0;
+    if (pages_.size() > held) pages_.resize(held);
+    return back;
+}
+
+int KvCache::go_back(Backend& backend, int positions) {
     if (!geometry_.ring_bytes) return positions;
     forget_snapshots_after(positions);
     const int oldest = std::max(ring_begin_, ring_end_ - geometry_.ring_slots);

@@ -40,6 +40,8 @@ class KvCache {
     std::unique_ptr<KvCache> fork(Backend& backend, int positions) const;
     // Remembers how to come back to having `positions`, if the last snapshot is not close before.
     void snapshot(Backend& backend, int positions);
+    // False if there were none.
+    bool forget_snapshots();
     // Goes back to having `positions`, or to the most below that it can, which it returns.
     int rewind(Backend& backend, int positions);
 
@@ -89,6 +91,7 @@ class KvCache {
     enum class Direction { kFromRing, kToRing };
     void copy_window(Backend& backend, int positions, std::byte* packed, Direction direction) const;
     void fill_ring(Backend& backend, int positions, std::byte* packed);
+    int go_back(Backend& backend, int positions);
     void forget_snapshots_after(int positions);
     void thin_snapshots();
 

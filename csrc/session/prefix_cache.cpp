@@ -66,7 +66,9 @@ bool PrefixCache::holds(std::span<const Key> keys) const {
 }
 
 void PrefixCache::insert(std::span<const Key> keys, KvPrefix prefix) {
-    if (holds(keys)) return;
+    size_t bytes = 0;
+    for_each_block(prefix, [&](const KvBlock& block) { bytes += block.bytes(); });
+    if (bytes > limit_ || holds(keys)) return;
     auto held = std::make_shared<const KvPrefix>(std::move(prefix));
     const Walk at = walk(keys);
     Node* node = at.in < at.node->edge.size() ? split(at.node, at.in) : at.node;
@@ -85,13 +87,16 @@ void PrefixCache::insert(std::span<const Key> keys, KvPrefix prefix) {
     for_each_block(*node->prefix, [&](KvBlock& block) {
         if (block.prefixes++ == 0) bytes_ += block.bytes();
     });
-    while (bytes_ > limit_ && size_ > 0) {
-        Node* oldest = nullptr;
-        for_each_node(*root_, [&](Node& one) {
-            if (one.prefix && (!oldest || one.used < oldest->used)) oldest = &one;
-        });
-        drop(oldest);
-    }
+    while (bytes_ > limit_) drop_oldest();
+}
+
+bool PrefixCache::drop_oldest() {
+    Node* oldest = nullptr;
+    for_each_node(*root_, [&](Node& one) {
+        if (one.prefix && (!oldest || one.used < oldest->used)) oldest = &one;
+    });
+    if (oldest) drop(oldest);
+    return oldest;
 }
 
 // A node of its own for the first `in` keys of the node's edge.

@@ -28,9 +28,12 @@ class PrefixCache {
     };
     Match find(std::span<const Key> keys, int most);
     bool holds(std::span<const Key> keys) const;
+    // Nothing happens where it takes more than all may.
     void insert(std::span<const Key> keys, KvPrefix prefix);
     // Gives up what was used longest ago among what frees memory. False if nothing does.
     bool evict();
+    // The same of all. False if there is nothing.
+    bool drop_oldest();
     void clear();
 
     size_t limit() const { return limit_; }

@@ -1,5 +1,6 @@
 #include "session/session.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -20,6 +21,7 @@ Session::Session(std::shared_ptr<Engine> engine, int64_t max_context) : engine_(
         decode_rows_ = model.step_rows(Form::kDecode);
         prompt_form_ = model.prompt_form();
         forms_agree_ = model.traits().forms_agree;
+        asynchronous_ = model.traits().asynchronous;
         cache_ = std::make_unique<KvCache>(model.kv(), engine_->budget(), max_context_);
     });
 }
@@ -161,6 +163,14 @@ void Session::check_fits(int tokens) const {
         throw OutOfMemory(message(tokens, " tokens take ", wanted,
                                   " bytes of cache, the model's caches may take ", most,
                                   " (kv_bytes)"));
+}
+
+int Session::most_fitting() const {
+    const KvGeometry& kv = cache_->geometry();
+    const size_t most = engine_->budget()->limit();
+    if (most < kv.ring_bytes || kv.page_bytes == 0) return most < kv.ring_bytes ? 0 : max_context_;
+    const size_t pages = (most - kv.ring_bytes) / kv.page_bytes;
+    return static_cast<int>(std::min<size_t>(max_context_, pages * KvGeometry::kPageTokens));
 }
 
 void Session::set_busy(bool busy) {

@@ -145,10 +145,14 @@ class Session : public std::enable_shared_from_this<Session> {
     void set_busy(bool busy);
     // Throws OutOfMemory if the model's caches may never hold so many tokens.
     void check_fits(int tokens) const;
+    int most_fitting() const;  // tokens that they may hold
+    // Within a step: takes the cache off the device, as far as the host has room. False if that
+    // freed nothing.
+    bool spill(Model& model);
     void end_streams();
     void give_up_reservation();
     // Appends ids and computes all that is not. False if cancelled between two steps.
-    bool compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,
+    bool compute(std::span<const int> ids, Wanted wanted, const Interrupt& interrupt,
                  const Cancelled& cancelled);
     // Computes `count` rows of one form from computed_ on, in one step.
     void step(int count, Form form, const Wanted& wanted, const Interrupt& interrupt);
@@ -181,7 +185,7 @@ class Session : public std::enable_shared_from_this<Session> {
     int max_context_ = 0;
     int prefill_rows_ = 0, decode_rows_ = 0;  // of a step at most
     Form prompt_form_ = Form::kPrefill;
-    bool forms_agree_ = false;
+    bool forms_agree_ = false, asynchronous_ = false;
 
     mutable OwnedMutex mutex_;
     std::atomic<bool> closing_{false};

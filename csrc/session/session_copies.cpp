@@ -38,13 +38,18 @@ void Session::with_cache(const std::function<size_t(Model&)>& more_bytes,
 bool Session::spill_if_idle(Model& model) {
     if (mutex_.mine()) return false;
     const auto lock = mutex_.try_lock();
-    if (!lock || !cache_ || !cache_->spillable()) return false;
+    if (!lock) return false;
     if (reservation_ && engine_->admission().active(*reservation_)) return false;
+    return spill(model);
+}
+
+bool Session::spill(Model& model) {
+    if (!cache_ || !cache_->spillable()) return false;
     model.forget_next();
     try {
         cache_->spill(model.backend());
     } catch (const OutOfMemory&) {
-        return false;  // the host has no room for it either
+        return false;
     }
     return true;
 }
@@ -161,11 +166,17 @@ void Session::rewind(int64_t position) {
     const auto size = static_cast<int64_t>(tokens_.size());
     if (position < 0 || position > size)
         throw InvalidArgument(message("position is ", position, ", wanted 0 to ", size));
+    const int kept = static_cast<int>(position);
+    if (kept == 0) {
+        auto empty = std::make_unique<KvCache>(cache_->geometry(), engine_->budget(), max_context_);
+        engine_->step([&](Model& model) { model.forget_next(); });
+        cache_ = std::move(empty);
+        computed_ = 0;
+    } else if (kept < computed_) {
+        with_cache({}, [&](Model& model) { computed_ = cache_->rewind(model.backend(), kept); });
+    }
     end_streams();
     stream_.reset();
-    const int kept = static_cast<int>(position);
-    if (kept < computed_)
-        with_cache({}, [&](Model& model) { computed_ = cache_->rewind(model.backend(), kept); });
     published_ = std::min(published_, kept);
     set_size(kept);
 }

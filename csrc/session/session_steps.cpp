@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <tuple>
+#include <utility>
 
 #include "base/error.h"
 #include "session/session.h"
@@ -108,18 +109,21 @@ void Session::admit(const Wanted& wanted, const Interrupt& pause) {
     const int total = static_cast<int>(tokens_.size());
     const bool first = !reservation_;
     if (first) reservation_ = engine_->reserve(this, wanted.priority);
-    const int end = std::min(max_context_, total + wanted.growth);
+    // What may be generated is promised as far as there could be room.
+    const int end =
+        std::max(total, std::min({max_context_, total + wanted.growth, most_fitting()}));
     const int most = wanted.rows ? total - wanted.rows : total;
     std::shared_ptr<const KvPrefix> found;
     // The last position is computed in any case where a token is chosen after it.
     const auto begin = [&] {
         return found ? std::min(found->positions, total - (wanted.request ? 1 : 0)) : computed_;
     };
+    bool look = first;
     AdmissionCall call;
     call.missing = [&](Model& model) {
         check_fits(end);
         found = nullptr;
-        if (first) {
+        if (look) {
             const PrefixCache::Match match = engine_->prefixes().find(keys(total), most);
             branch_ = match.common;
             if (match.prefix && match.prefix->positions >= computed_ + kLeastAdopted)
@@ -135,14 +139,14 @@ void Session::admit(const Wanted& wanted, const Interrupt& pause) {
         take_cache(model, found.get(), begin());
         planned_end_ = end;
     };
-    call.spill = [&](Model& model) {
-        model.forget_next();
-        cache_->spill(model.backend());
-    };
+    call.spill = [&](Model& model) { spill(model); };
+    // A prefix beside what the session has, and ways back.
+    call.shrink = [&] { return std::exchange(look, false) || cache_->forget_snapshots(); };
+    call.withdraw = [&] { found = nullptr; };
     engine_->admit(*reservation_, call, pause);
 }
 
-bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Interrupt& interrupt,
+bool Session::compute(std::span<const int> ids, Wanted wanted, const Interrupt& interrupt,
                       const Cancelled& cancelled) {
     struct Cancel {};
     const auto stop_if_asked = [&] {
@@ -162,8 +166,13 @@ bool Session::compute(std::span<const int> ids, const Wanted& wanted, const Inte
         Usage usage = {computed_, 0};
         for (bool begun = false; computed_ < static_cast<int>(tokens_.size()); begun = true) {
             auto [count, form] = next_rows();
-            const int ahead = static_cast<int>(wanted.drafts.size());
-            if (!admitted(computed_ + count + ahead)) admit(wanted, pause);
+            const auto ahead = static_cast<int>(wanted.drafts.size());
+            if (!admitted(computed_ + count + ahead)) {
+                admit(wanted, pause);
+                // Where there is room for no more than the tokens that are.
+                const int most = std::max(0, planned_end_ - computed_ - count);
+                wanted.drafts = wanted.drafts.first(std::min(ahead, most));
+            }
             if (!begun && wanted.begins && !ids.empty() && computed_ > 0) snapshot();
             if (!begun) usage.cached_tokens = computed_;
             // A cached prefix may be all of it.

@@ -14,8 +14,9 @@
 namespace gptoss {
 namespace {
 
-// One for each stream that waits at a time, for its token or its turn.
-constexpr int kMostThreads = 512;
+// One for each stream that waits at a time, for its token or its turn: as many as the limits of two
+// models may let wait.
+constexpr int kMostThreads = 16384;
 
 }  // namespace
 

@@ -158,12 +158,14 @@ class Session(Closing):
         those of `generate`. This session stays where the ids end. Raises what `generate` and
         `fork` raise; then no fork is left.
         """
-        if not isinstance(n, int) or not 1 <= n <= 1024:
+        if type(n) is not int or not 1 <= n <= 1024:
             raise _core.InvalidArgument(f"n is {n!r}, wanted 1 to 1024")
         sampling = Sampling() if sampling is None else sampling
         if not isinstance(sampling, Sampling):
             raise _core.InvalidArgument(f"sampling is {sampling!r}, wanted a Sampling")
-        self.prefill(ids)
+        given = list(ids)
+        self.generate(given, sampling=sampling, **options)  # type: ignore[arg-type]  # checks all
+        self.prefill(given)
         out: list[tuple[Session, Stream]] = []
         try:
             for number in range(n):
@@ -217,7 +219,8 @@ class Session(Closing):
         Keys and values before it are kept. Where the sliding windows have moved too far past it,
         a few tokens before it (fewer than 128 where a call of `generate`, `prefill` or `logits`
         ended there) are computed again by the next call, which counts them. Streams of this session
-        end. Raises InvalidArgument if position is not in 0 to `self.position`.
+        end. Raises InvalidArgument if position is not in 0 to `self.position`, EngineBusy where the
+        session has left the device and others' caches take all there is: nothing has changed then.
         """
         self._core.rewind(position)
 

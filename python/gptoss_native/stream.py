@@ -57,7 +57,7 @@ class _LoopReader:
     def __init__(self) -> None:
         self._core = _core.StreamReader()
         self._keys = itertools.count()
-        self._waiting: dict[int, asyncio.Future[_Read]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[_Read] | None, _core.Generation]] = {}
 
     @classmethod
     def of(cls, loop: "asyncio.AbstractEventLoop") -> "_LoopReader":
@@ -72,22 +72,29 @@ class _LoopReader:
         stream: _core.Generation,
         constraint: Constraint | None,
         future: "asyncio.Future[_Read]",
-    ) -> None:
-        """Make the future the stream's next token. Raises Error if no thread can be had."""
+    ) -> int:
+        """Make the future the stream's next token; return what `forget` takes. Raises Error."""
         key = next(self._keys)
-        self._waiting[key] = future
+        self._waiting[key] = future, stream
         try:
             self._core.begin(stream, key, constraint)
         except BaseException:
             del self._waiting[key]
             raise
+        return key
+
+    def forget(self, key: int) -> None:
+        """Let go of a future that nobody waits for any more, and so of its loop."""
+        if key in self._waiting:
+            self._waiting[key] = None, self._waiting[key][1]
 
     def _deliver(self) -> None:
         for key, token, failure in self._core.take():
-            future = self._waiting.pop(key)
-            if future.done():  # its task was cancelled
-                continue
-            if failure is None:
+            future, stream = self._waiting.pop(key)
+            if future is None or future.done():  # its task was cancelled
+                if token is not None:
+                    stream.take_back()
+            elif failure is None:
                 future.set_result(token)
             else:
                 future.set_exception(_no_end(failure))
@@ -113,6 +120,8 @@ class StopStrings:
         cls, stop: str | Sequence[str], tokenizer: Callable[[], Tokenizer]
     ) -> "StopStrings | None":
         """Return one for these strings; None for none. Raises InvalidArgument, CheckpointError."""
+        if not isinstance(stop, str | Sequence):
+            raise _core.InvalidArgument(f"stop is {stop!r}, wanted strings")
         strings = [stop] if isinstance(stop, str) else list(stop)
         for string in strings:
             if not isinstance(string, str) or not string:
@@ -185,10 +194,12 @@ class Stream:
         # The step runs on another thread, without the GIL: the event loop stays free.
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Read] = loop.create_future()
-        _LoopReader.of(loop).next(self._core, self._constraint, future)
+        reader = _LoopReader.of(loop)
+        key = reader.next(self._core, self._constraint, future)
         try:
             token = await future
         except asyncio.CancelledError:
+            reader.forget(key)
             self.cancel()
             raise
         if token is None:
