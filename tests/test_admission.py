@@ -374,7 +374,7 @@ def test_going_back_gives_memory_back_also_where_others_have_all(make, each):
 
     def keep_reading():
         while not stop.is_set() and next(stream, None):
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(keep_reading)

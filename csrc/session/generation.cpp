@@ -105,7 +105,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
         end_ = start + std::chrono::duration_cast<Clock::duration>(
                            std::chrono::duration<double>(*timeout_s_));
     const FillMask* const fill_mask = constraint ? &constraint->fill_mask : nullptr;
-    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask)) || cancelled_) {
+    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask))) {
         finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }

@@ -137,7 +137,7 @@ class StopStrings:
         ends = [(text.find(s) + len(s), s) for s in self._strings if s in text]
         if ends:
             self.found = min(ends)[1]
-        self._tail = text[len(text) - self._kept :] if self._kept else ""
+        self._tail = text[max(0, len(text) - self._kept) :]
         return bool(ends)
 
 
