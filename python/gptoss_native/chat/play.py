@@ -12,6 +12,7 @@ from .._core import InvalidArgument
 from ..tools.run import Outcome
 from .events import ToolCall, ToolResult
 from .history import Entry, History
+from .opening import told_of
 from .options import TurnOptions
 from .record import Record
 from .reply import Reply
@@ -42,7 +43,8 @@ class Play:
         self._options = options
         self._history = history
         self._begun = [*before, *incoming]
-        self._record = Record(chat.reasoning_effort)
+        parses = told_of(options.response_format) is not None
+        self._record = Record(chat.reasoning_effort, json_text=parses)
         self._writer = Writer(chat, options, self._record)
         self._running: list[ToolCall] = []
 
@@ -78,7 +80,7 @@ class Play:
     def _rounds(self) -> Steps:
         record, history, writer = self._record, self._history, self._writer
         while record.reason is None:
-            yield from writer.write(history.context(history.entries))
+            yield from writer.write(self._chat.context_for(self._options, history.entries))
             history.entries += writer.settle()
             if record.reason is None and not writer.calls:
                 record.end("stop")
