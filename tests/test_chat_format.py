@@ -24,11 +24,12 @@ from jsonschema import Draft202012Validator
 from schemas import schema
 from scripted import scripted, thought
 from test_tool_calls import calculator, get_weather
-from turns import CLOCK, SEARCH, TEXT, WEATHER, random_model, sampling, small_tokenizer
+from turns import CLOCK, SEARCH, TEXT, WEATHER, ends, random_model, sampling, small_tokenizer
 
 CASES = pathlib.Path(__file__).parent / "goldens" / "tiny_trained_cases.jsonl"
 TOKENIZER = small_tokenizer()
 GREEDY = gn.Sampling(temperature=0.0)
+THOUGHTS = dict.fromkeys(TOKENIZER.encode("<|channel|>analysis", allow_special=True), 9.0)
 SUM = "What is 17 + 25?"
 PERSON = {
     "type": "object",
@@ -36,6 +37,9 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+
+
+FEW = {"type": "object", "minProperties": 7}  # which llguidance does not hold to
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +133,16 @@ def test_turns_of_any_model_are_whole_and_call_what_is_declared(models, tool_cho
 def test_reasoning_that_is_ended_leads_on_as_the_choice_has_it(models, switch, tool_choice):
     ended = 0
     for number, model in enumerate(models):
-        chat = talk(model, tools=TOOLS, tool_choice=tool_choice, max_tool_rounds=2, **switch)
+        # Calls of others than functions may stand in analysis too, and count as it.
+        chat = talk(model, tools=[add, greet], tool_choice=tool_choice, max_tool_rounds=2, **switch)
         for turn in range(4):
-            how = some(10 * number + turn, ("analysis",), 3.0)
+            bias = dict.fromkeys(ends(TOKENIZER), 3.0) | THOUGHTS
+            how = gn.Sampling(logit_bias=bias, seed=10 * number + turn)
             turn = chat.send("think", sampling=how)
-            forced = [e.id for e in turn if isinstance(e, TokenEvent) and e.forced]
+            events = list(turn)
+            calls = [n for n, event in enumerate(events) if isinstance(event, ToolCall)]
+            first = events[: calls[0]] if calls else events
+            forced = [e.id for e in first if isinstance(e, TokenEvent) and e.forced]
             reply = turn.reply
             check(chat, reply)
             assert reply.usage.reasoning_tokens <= switch["max_reasoning_tokens"] + 4
@@ -155,12 +164,8 @@ def test_documents_are_of_the_schema_or_cut_off(models):
     for number in range(24):
         wanted = schema(number)
         likely = some(number, ("final", '"', "}", "]"), 3.0)
-        chat = talk(models[number % 3], response_format=wanted, max_context=2000)
-        try:
-            reply = chat.ask("x", sampling=likely, max_reasoning_tokens=20)
-        except gn.InvalidArgument as error:  # what was told of the schema is longer than that
-            assert "max_context" in str(error)
-            continue
+        chat = talk(models[number % 3], response_format=wanted)
+        reply = chat.ask("x", sampling=likely, max_reasoning_tokens=20)
         check(chat, reply, ())
         if reply.finish_reason == "length":
             assert reply.parsed is None
@@ -222,7 +227,7 @@ def test_what_the_trained_model_writes_by_itself_stays(demo):
 
 def test_a_choice_of_tools_holds_for_the_call_and_then_the_model_answers(demo):
     tools = [calculator, get_weather]
-    chat = gn.Chat(demo, tools=tools, sampling=GREEDY)
+    chat = gn.Chat(demo, tools=tools, sampling=GREEDY, max_new_tokens=300)
     reply = chat.ask("What is 34*27?", tool_choice="required")
     assert reply.text == "34 * 27 = 918"
     assert [call.recipient for call in reply.tool_calls] == ["functions.calculator"]
@@ -240,7 +245,9 @@ def test_a_choice_of_tools_holds_for_the_call_and_then_the_model_answers(demo):
 
 def test_calls_that_the_caller_runs_are_asked_for_once(demo):
     described = gn.function_tool(calculator).namespace.tools[0]
-    chat = gn.Chat(demo, tools=[described], tool_choice="required", sampling=GREEDY)
+    chat = gn.Chat(
+        demo, tools=[described], tool_choice="required", sampling=GREEDY, max_new_tokens=200
+    )
     [call] = chat.ask("What is 34*27?").pending_calls
     assert chat.ask([call.answer('{"result": 918}')]).text == "34 * 27 = 918"
     chat.rewind(3)
@@ -248,7 +255,8 @@ def test_calls_that_the_caller_runs_are_asked_for_once(demo):
     assert again.finish_reason == "tool_calls"
     # A new question is asked under the chat's choice again.
     answered = [again.pending_calls[0].answer("918"), Message("user", "What is 5*7?")]
-    assert chat.ask(answered).finish_reason == "tool_calls"
+    reply = chat.ask(answered)
+    assert (reply.text, [m.channel for m in reply.messages if m.channel == "final"]) == ("", [])
 
 
 def test_answers_are_parsed_and_the_reasoning_stays_free(demo):
@@ -293,8 +301,8 @@ def test_the_model_is_told_the_format_of_a_turn(demo):
     head = "# Instructions\n\nBe brief.\n\n# Response Formats\n\n"
     assert head + '## answer\n\n{"type":"integer"}' in told({"type": "integer"})
     assert head + "## mine" in told(ResponseFormat("mine", {"type": "integer"}))
-    assert head + "## answer" in told(json_schema({"type": "integer"}))
-    for form in (regex("x"), lark('start: "x"'), choice(["x"]), None):
+    held = json_schema({"type": "integer"})
+    for form in (held, regex("x"), lark('start: "x"'), choice(["x"]), None):
         assert "Response Formats" not in told(form)
     assert chat.context == plain
 
@@ -306,7 +314,7 @@ def test_without_an_envelope_a_schema_is_only_told(demo):
     chat = scripted(demo, thought("hm") + "<|channel|>final<|message|>[1, 2<|return|>", "x")
     reply = chat.ask("x", response_format={"type": "array"})
     assert (reply.text, reply.parsed) == ("[1, 2", None)
-    for text, parsed in (("[1]", [1]), ("NaN?", None), ("9" * 5000, None), ("[" * 9000, None)):
+    for text, parsed in (("[1]", [1]), ("NaN?", None), ("9" * 4500, None), ("[" * 2000, None)):
         chat = scripted(demo, f"<|channel|>final<|message|>{text}<|return|>")
         assert chat.ask("x", response_format={"type": "array"}).parsed == parsed
 
@@ -388,23 +396,27 @@ def test_what_cannot_be_followed_is_refused_before_any_work(demo, options, says)
         gn.Chat(demo, **options)
 
 
-def test_a_turns_own_choices_are_refused_before_any_work(demo):
-    broken = ToolDescription("f", "", {"type": "object", "minProperties": 7})
-    for options, turn in (
-        ({}, {"tool_choice": "required"}),
-        ({"tools": TOOLS}, {"response_format": {"type": "object", "minProperties": 7}}),
-        # What only a later round would need.
-        (
-            {"tools": TOOLS},
-            {"tool_choice": "add", "response_format": {"type": "object", "minProperties": 7}},
-        ),
-        ({"tools": [broken, add], "strict": True, "tool_choice": "none"}, {"tool_choice": "auto"}),
-    ):
-        chat = None
-        with pytest.raises(gn.InvalidArgument):
-            chat = gn.Chat(demo, **options)
-            chat.send("x", **turn)
-        assert chat is None or (chat.messages, chat.session.position) == ([], 0)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tool_choice": "nobody"},
+        {"response_format": FEW},
+        {"tool_choice": "add", "response_format": FEW},  # which only a later round would need
+    ],
+    ids=str,
+)
+def test_a_turns_own_choices_are_refused_before_any_work(demo, options):
+    chat = gn.Chat(demo, tools=TOOLS)
+    with pytest.raises(gn.InvalidArgument):
+        chat.send("x", **options)
+    assert (chat.messages, chat.session.position) == ([], 0)
+
+
+def test_a_strict_tool_is_refused_once_it_may_be_called(demo):
+    broken = ToolDescription("f", "", FEW)
+    chat = gn.Chat(demo, tools=[broken], strict=True, tool_choice="none")
+    with pytest.raises(gn.InvalidArgument, match=r"parameters of functions\.f: .*minProperties"):
+        chat.send("x", tool_choice="auto")
 
 
 def test_the_envelope_needs_no_llguidance_and_what_does_names_the_extra(run_python):

@@ -37,11 +37,11 @@ class Envelopes:
 
         Raises what `Envelope` raises, and InvalidArgument for what an absent one cannot hold to.
         """
+        if not self._on:
+            self._check_free(options)
+            return None
         given = options.response_format
         form = None if given is None else format_of(given)
-        if not self._on:
-            self._check_free(options.tool_choice, form)
-            return None
         choice = (options.after_call() if called else options).tool_choice
         with self._lock:
             made = self._made.pop((choice, form), None) or Envelope(
@@ -61,12 +61,13 @@ class Envelopes:
         self.of(options)
         self.of(options, called=True)
 
-    def _check_free(self, choice: str, form: Format | None) -> None:
+    def _check_free(self, options: TurnOptions) -> None:
         """Without an envelope a schema can be told, and nothing else be asked for."""
-        for name, value, plain in (
-            ("tool_choice", choice, choice == "auto"),
-            ("strict", self._strict, not self._strict),
-            ("response_format", form, form is None or form.is_json),
+        form, choice = options.response_format, options.tool_choice
+        for name, value, held in (
+            ("tool_choice", choice, choice != "auto"),
+            ("strict", self._strict, bool(self._strict)),
+            ("response_format", form, isinstance(form, Format)),
         ):
-            if not plain:
+            if held:
                 raise InvalidArgument(f"{name} is {shown(value)}, wanted envelope=True with it")

@@ -34,7 +34,8 @@ class TurnOptions:
     stop_scope: str | Iterable[str] = "final"
     # "auto"; "none"; "required", or a tool's name: the model calls, and goes on as with "auto".
     tool_choice: str = "auto"
-    # What `final` follows: JSON of a schema, which the model is also told, or a structured.Format.
+    # What `final` follows: a schema, which the model is also told, or a structured.Format, which
+    # it is not.
     response_format: ResponseFormat | Format | Mapping[str, Any] | None = None
     run_tools: bool = True  # False: calls are left to the caller
     max_tool_rounds: int = 32  # how often results go back to the model in one turn
@@ -84,6 +85,12 @@ class TurnOptions:
             if name not in SCOPES:
                 _wrong("one of stop_scope", name, f"one of {', '.join(SCOPES)}")
         object.__setattr__(self, "stop_scope", scope)
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether the answer is to be a JSON document."""
+        form = self.response_format
+        return form.is_json if isinstance(form, Format) else form is not None
 
     def after_call(self) -> "TurnOptions":
         """Return these options for what follows a call that was asked for: nothing more is."""

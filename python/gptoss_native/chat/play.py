@@ -12,7 +12,6 @@ from .._core import InvalidArgument
 from ..tools.run import Outcome
 from .events import ToolCall, ToolResult
 from .history import Entry, History
-from .opening import told_of
 from .options import TurnOptions
 from .record import Record
 from .reply import Reply
@@ -43,8 +42,7 @@ class Play:
         self._options = options
         self._history = history
         self._begun = [*before, *incoming]
-        parses = told_of(options.response_format) is not None
-        self._record = Record(chat.reasoning_effort, json_text=parses)
+        self._record = Record(chat.reasoning_effort, json_text=options.wants_json)
         self._writer = Writer(chat, options, self._record)
         self._running: list[ToolCall] = []
 
