@@ -26,8 +26,8 @@ class Envelopes:
             raise InvalidArgument(f"envelope is {shown(on)}, wanted True or False")
         self._tokenizer = tokenizer
         self._tools: list[Any] = [*toolbox.functions, *toolbox.namespaces]
-        one_by_one = isinstance(strict, Iterable) and not isinstance(strict, str)
-        self._strict = list(strict) if one_by_one else strict
+        named = isinstance(strict, Iterable) and not isinstance(strict, str)
+        self._strict = list(strict) if named else strict  # type: ignore[arg-type]
         self._on = on
         self._made: dict[tuple[str, Format | None], Envelope] = {}
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ class Opening:
         self._system = Message("system", system)
         self._developer = DeveloperContent(instructions=instructions, tools=tuple(functions))
 
-    def messages(self, form: ResponseFormat | Format | None) -> list[Message]:
+    def messages(self, form: object) -> list[Message]:
         """Return the messages. They tell of a ResponseFormat; harmony has no words for others."""
         formats = (form,) if isinstance(form, ResponseFormat) else ()
         developer = dataclasses.replace(self._developer, response_formats=formats)
@@ -35,5 +35,6 @@ def response_format_of(given: object) -> ResponseFormat | Format | None:
         wanted = "a ResponseFormat, a JSON schema, a structured.Format or None"
         raise InvalidArgument(f"response_format is {shown(given)}, wanted {wanted}")
     title = given.get("title")
-    named = isinstance(title, str) and title and not any(map(str.isspace, title))
-    return ResponseFormat(title if named else "answer", given)
+    if not isinstance(title, str) or not title or any(map(str.isspace, title)):
+        title = "answer"
+    return ResponseFormat(title, given)
