@@ -6,20 +6,11 @@ Needs the extra `structured`. Each line: the thought, then the answer, which any
 valid. The last line asks for a choice in place of a document.
 """
 
-import json
 import sys
 
 import gptoss_native as gn
-from gptoss_native.harmony import (
-    CHANNELS,
-    DeveloperContent,
-    Message,
-    Renderer,
-    ResponseFormat,
-    SystemContent,
-    parse,
-)
-from gptoss_native.structured import Envelope, choice
+from gptoss_native.harmony import CHANNELS, SystemContent
+from gptoss_native.structured import choice, json_schema
 
 PERSON = {
     "type": "object",
@@ -38,36 +29,24 @@ SENTENCES = [
 ]
 
 
-def ask(model, envelope, messages):
-    """Return the reasoning and the answer; None for one that the context cut off."""
-    turn = envelope.turn()
-    stream = model.session().generate(
-        Renderer(model.tokenizer).render_for_completion(messages),
-        max_new_tokens=512,
-        sampling=gn.Sampling(temperature=0),
-        constraint=turn,
-    )
-    said = parse(model.tokenizer, [token.id for token in stream]).messages
-    thought = " ".join(m.content for m in said if m.channel == "analysis")
-    return thought, said[-1].content if turn.finished else None
-
-
 def main(path=None):
-    with gn.Model.load(path) if path else gn.Model.demo() as model:
-        system = Message("system", SystemContent(effort="low", channels=CHANNELS))
-        told = DeveloperContent(response_formats=[ResponseFormat("person", PERSON)])
-        envelope = Envelope(model.tokenizer, response_format=PERSON)
+    model = gn.Model.load(path) if path else gn.Model.demo()
+    # The bundled model was trained with all channels named.
+    system = SystemContent(channels=None if path else CHANNELS)
+    greedy = gn.Sampling(temperature=0)
+    # It was never shown a schema, and does better if it is not told of one.
+    person = PERSON if path else json_schema(PERSON)
+    options = {"reasoning_effort": "low", "system": system, "sampling": greedy}
+    with model, gn.Chat(model, max_new_tokens=512, **options) as chat:
         for sentence in SENTENCES:
-            messages = [system, Message("developer", told), Message("user", sentence)]
-            # A small model that was never shown a schema does better without it.
-            thought, answer = ask(model, envelope, messages if path else [system, messages[-1]])
-            person = None if answer is None else json.loads(answer)
-            print(f"{sentence}\n  {thought}\n  {person}")
+            chat.rewind(0)
+            reply = chat.ask(sentence, response_format=person)
+            print(f"{sentence}\n  {reply.reasoning}\n  {reply.parsed}")
+        chat.rewind(0)
         question = "What is 17 + 25?"
         sums = choice(f"17 + 25 = {number}" for number in range(100))
-        messages = [system, Message("user", question)]
-        thought, answer = ask(model, Envelope(model.tokenizer, response_format=sums), messages)
-        print(f"{question}\n  {thought}\n  {answer}")
+        reply = chat.ask(question, response_format=sums)
+        print(f"{question}\n  {reply.reasoning}\n  {reply.text}")
 
 
 if __name__ == "__main__":

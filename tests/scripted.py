@@ -3,6 +3,7 @@
 What it reads is computed by the model beneath, so that its counters are the engine's.
 """
 
+import gptoss_native as gn
 from gptoss_native.stream import Stats, Token
 
 
@@ -77,6 +78,11 @@ class ScriptedModel:
 
     def session(self, *, max_context=None):
         return ScriptedSession(self._model.session(max_context=max_context), self.scripts)
+
+
+def scripted(model, *scripts, **options):
+    """Return a chat with it, without the envelope that would keep it from what it writes."""
+    return gn.Chat(ScriptedModel(model, *scripts), **{"envelope": False} | options)
 
 
 BEGIN = "<|start|>assistant"

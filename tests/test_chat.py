@@ -21,7 +21,7 @@ from gptoss_native.harmony import (
     SystemContent,
     parse,
 )
-from scripted import BEGIN, FINAL, ScriptedModel, answer, call, thought
+from scripted import BEGIN, FINAL, answer, call, scripted, thought
 
 CASES = pathlib.Path(__file__).parent / "goldens" / "tiny_trained_cases.jsonl"
 GREEDY = gn.Sampling(temperature=0.0)
@@ -36,10 +36,6 @@ def demo():
 
 def talk(model, **options):
     return gn.Chat(model, **{"sampling": GREEDY} | options)
-
-
-def scripted(demo, *scripts, **options):
-    return gn.Chat(ScriptedModel(demo, *scripts), **options)
 
 
 def user(text):

@@ -11,7 +11,7 @@ from gptoss_native.model import demo_path
 from harmony_checks import accounted, text_bytes, visible
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import ScriptedModel
+from scripted import scripted
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def check_turn(chat, turn):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_model_can_be_talked_with(model, tokenizer, seed):
-    chat = gn.Chat(model, tokenizer=tokenizer, tools=[f], max_new_tokens=80)
+    chat = gn.Chat(model, tokenizer=tokenizer, tools=[f], max_new_tokens=80, envelope=False)
     for turn in range(4):
         sampling = gn.Sampling(temperature=1.5, seed=100 * seed + turn)
         # Control tokens more often than one in a hundred.
@@ -126,7 +126,7 @@ def test_whatever_is_written_nothing_is_lost_and_the_chat_goes_on(demo, tokenize
             },
         )
     )
-    chat = gn.Chat(ScriptedModel(demo, *scripts), tools=[f], max_tool_rounds=3)
+    chat = scripted(demo, *scripts, tools=[f], max_tool_rounds=3)
     for text in ("one", "two", "three"):
         check_turn(chat, chat.send(text, **limits))
 
@@ -135,7 +135,7 @@ def test_whatever_is_written_nothing_is_lost_and_the_chat_goes_on(demo, tokenize
 @given(data=st.data())
 def test_a_turn_may_be_left_at_any_event(demo, tokenizer, data):
     scripts = data.draw(st.lists(script(tokenizer), min_size=1, max_size=12)) + [[]] * 200
-    chat = gn.Chat(ScriptedModel(demo, *scripts), tools=[f], max_tool_rounds=3)
+    chat = scripted(demo, *scripts, tools=[f], max_tool_rounds=3)
     for text in ("one", "two"):
         turn, leave_at = chat.send(text), data.draw(st.integers(0, 60))
         for number, _ in enumerate(turn):

@@ -37,6 +37,20 @@ def test_json_has_the_reply():
     assert reply["usage"]["generated_tokens"] == len(reply["ids"]) == 59
 
 
+def test_answers_are_of_a_schema(tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["17 + 25 = 42", "no"]}')
+    done = run("chat", QUESTION, "--json-schema", str(schema), "--max-reasoning-tokens", "60")
+    assert json.loads(done.stdout) in ("17 + 25 = 42", "no")
+    assert run("chat", QUESTION, "--no-envelope").stdout == "17 + 25 = 42\n"
+    schema.write_text('{"minProperties": 7}')
+    said = complaint(run("chat", "/no/such/folder", QUESTION, "--json-schema", str(schema)))
+    assert "/no/such/folder" in said
+    assert "minProperties is 7" in complaint(run("chat", QUESTION, "--json-schema", str(schema)))
+    schema.write_text("{")
+    assert str(schema) in complaint(run("chat", QUESTION, "--json-schema", str(schema)))
+
+
 def test_lines_of_the_input_are_a_conversation():
     done = run("chat", input=f"{QUESTION}\n\n  \nWhat is 2 + 3?")
     assert done.stdout == "17 + 25 = 42\n2 + 3 = 5\n"

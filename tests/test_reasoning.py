@@ -4,7 +4,7 @@ import gptoss_native as gn
 import pytest
 from gptoss_native.chat import TokenEvent
 from gptoss_native.harmony import Message, parse
-from scripted import BEGIN, FINAL, THINK, ScriptedModel, answer, call, thought
+from scripted import BEGIN, FINAL, THINK, answer, call, scripted, thought
 
 GREEDY = gn.Sampling(temperature=0.0)
 SUM = "What is 17 + 25?"
@@ -14,10 +14,6 @@ SUM = "What is 17 + 25?"
 def demo():
     with gn.Model.demo(threads=1) as made:
         yield made
-
-
-def scripted(demo, *scripts, **options):
-    return gn.Chat(ScriptedModel(demo, *scripts), **options)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 10, 38])

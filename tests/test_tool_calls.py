@@ -14,7 +14,7 @@ from gptoss_native.harmony import (
     ToolNamespace,
     parse,
 )
-from scripted import BEGIN, FINAL, ScriptedModel, answer, call, thought
+from scripted import BEGIN, FINAL, answer, call, scripted, thought
 
 GREEDY = gn.Sampling(temperature=0.0)
 
@@ -42,10 +42,6 @@ def get_weather(city: str) -> dict:
         city: The name of the city.
     """
     return {"temperature": 21, "condition": "sunny"}
-
-
-def scripted(demo, *scripts, **options):
-    return gn.Chat(ScriptedModel(demo, *scripts), **options)
 
 
 def well_formed(chat):

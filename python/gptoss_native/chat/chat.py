@@ -3,12 +3,13 @@
 import dataclasses
 import datetime
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .._core import InvalidArgument
 from ..closing import Closing
-from ..harmony import DeveloperContent, Message, Renderer, ResponseFormat, SystemContent
+from ..constraint import Constraint
+from ..harmony import Message, Renderer, SystemContent
 from ..harmony.render import special_id
 from ..json_fields import shown
 from ..model import Model
@@ -16,8 +17,10 @@ from ..session import Session
 from ..stream import Stream
 from ..tokenizer import Tokenizer
 from ..tools.run import ToolLimits
+from .envelopes import Envelopes
 from .events import answer_to
 from .history import Entry, History, rewind_to, unanswered
+from .opening import Opening
 from .options import TurnOptions
 from .play import Play
 from .reply import Reply
@@ -32,19 +35,23 @@ class Chat(Closing):
 
     model: a Model. reasoning_effort: "low", "medium" or "high", told in the system message.
     instructions: of the developer. tools: Python functions, `Tool`s, or, for the caller to run,
-    `harmony.ToolDescription`s and `ToolNamespace`s. response_format: a `harmony.ResponseFormat` or
-    a JSON schema, which the model is told of. max_context: in tokens, the model's own limit.
-    system: what the system message says besides effort and tools; the published text with today's
-    date if None. tool_limits: what one call may take. tokenizer: instead of the model's own.
-    Other options are those of `TurnOptions`, for every turn that does not say otherwise.
+    `harmony.ToolDescription`s and `ToolNamespace`s. max_context: in tokens, the model's own limit.
+    system: what the system message says besides effort; the published text with today's date if
+    None. tool_limits: what one call may take. tokenizer: instead of the model's own. Other options
+    are those of `TurnOptions`, for every turn that does not say otherwise; of them `tool_choice`
+    and `response_format` say what the model may write.
+
+    envelope: turns are whole messages to declared tools (`structured.Envelope`); False: the model
+    writes what it likes, and is only told of a format. strict: the tools whose arguments follow
+    their schemas: all, none, or these names. These and formats need the extra `structured`.
 
     The history is kept as the ids that the model has seen and written. Reasoning stays through a
     turn's calls and is left out of the context once there is an answer, as the models were trained.
     Only what the cache lacks is computed: `reply.usage` shows it. One turn goes on at a time; one
     that is begun ends the one before it. Not for several threads at a time; `Turn.cancel` is.
 
-    Raises InvalidArgument naming what was given and wanted; CheckpointError for a model without a
-    tokenizer.
+    Raises InvalidArgument naming what was given and wanted, as a schema's key that cannot be
+    followed; CheckpointError for a model without a tokenizer; Error where an extra is missing.
     """
 
     def __init__(
@@ -54,7 +61,8 @@ class Chat(Closing):
         reasoning_effort: str = "medium",
         instructions: str | None = None,
         tools: Iterable[Any] = (),
-        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        strict: bool | Iterable[str] = False,
+        envelope: bool = True,
         max_context: int | None = None,
         system: SystemContent | None = None,
         tool_limits: ToolLimits | None = None,
@@ -69,21 +77,17 @@ class Chat(Closing):
         self._options = TurnOptions().with_changes(options)
         self.tokenizer = model.tokenizer if tokenizer is None else tokenizer
         self.renderer = Renderer(self.tokenizer)
-        self.toolbox = Toolbox(tools)
         self.tool_limits = tool_limits or ToolLimits()
         self.reasoning_effort = reasoning_effort
         system = system or SystemContent(date=datetime.date.today())
-        spaces = (*system.tools, *self.toolbox.namespaces)
+        self.toolbox = Toolbox(tools, system.tools)
+        spaces = tuple(self.toolbox.namespaces)
         system = dataclasses.replace(system, effort=reasoning_effort, tools=spaces)
-        developer = DeveloperContent(
-            instructions=instructions,
-            tools=self.toolbox.functions,
-            response_formats=_formats(response_format),
-        )
-        opening = [Message("system", system)]
-        if developer != DeveloperContent():
-            opening.append(Message("developer", developer))
+        self._opening = Opening(system, instructions, self.toolbox.functions)
+        opening = self._opening.messages(self._options.response_format)
         self._history = History(self.renderer, opening)
+        self.envelopes = Envelopes(self.tokenizer, self.toolbox, strict=strict, on=envelope)
+        self.envelopes.check(self._options)
         names = ("return", "call")
         own = [special_id(self.tokenizer, name) for name in names]
         self._stop_ids = [*own, *(token for token in model.stop_ids if token not in own)]
@@ -105,12 +109,17 @@ class Chat(Closing):
         Returns the turn, which does its work while its events, or its reply, are asked for:
         `for event in chat.send(...)`, `chat.send(...).reply`, and in an event loop `async for` and
         `await`. options: of TurnOptions, for this turn. A turn that still goes on is ended. Calls
-        left without an answer are answered as not run, unless the messages have a tool's.
+        left without an answer are answered as not run, unless the messages have a tool's. Where
+        they end in one, the chat's tool_choice has had its call, and counts no more. A turn's own
+        response_format is told in the opening: the context is computed anew from there.
 
-        Raises InvalidArgument, also where the conversation leaves no room in the context.
+        Raises InvalidArgument, also where the conversation leaves no room in the context; Error.
         """
+        given = _messages(messages)
         changed = self._options.with_changes(options)
-        return self._begin(self._history.rendered(_messages(messages)), changed)
+        if given[-1].role == "tool" and "tool_choice" not in options:
+            changed = changed.after_call()
+        return self._begin(self._history.rendered(given), changed)
 
     def asend(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
         """Do what `send` does; the turn is for `async for` and `await` as well as for threads."""
@@ -197,6 +206,7 @@ class Chat(Closing):
         self,
         wanted: Sequence[int],
         options: TurnOptions,
+        constraint: Constraint | None,
         *,
         max_new_tokens: int,
         timeout: float | None,
@@ -207,9 +217,14 @@ class Chat(Closing):
             max_new_tokens=max_new_tokens,
             sampling=options.sampling,
             stop_ids=self._stop_ids,
+            constraint=constraint,
             priority=options.priority,
             timeout=timeout,
         )
+
+    def context_for(self, options: TurnOptions, entries: Sequence[Entry]) -> list[int]:
+        """Return the ids after which the model writes in such a turn."""
+        return self._history.context(entries, self._opening.messages(options.response_format))
 
     def turn_over(self, play: Play) -> None:
         """Let go of a turn that has ended: a chat that is dropped gives its cache back at once."""
@@ -241,7 +256,8 @@ class Chat(Closing):
         if not any(entry.message.role == "tool" for entry in incoming):
             lacking = [answer_to(call, _NOT_RUN) for call in unanswered(before)]
             incoming = [*self._history.rendered(lacking), *incoming]
-        taken = len(self._history.context([*before, *incoming]))
+        self.envelopes.check(options)
+        taken = len(self.context_for(options, [*before, *incoming]))
         if taken >= self.max_context:
             what = f"the conversation has {taken} tokens with what was sent"
             raise InvalidArgument(f"{what}, wanted fewer than max_context, {self.max_context}")
@@ -263,14 +279,3 @@ def _messages(given: object) -> list[Message]:
             wanted = "a Message that is not the system's"
             raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
     return messages
-
-
-def _formats(given: object) -> tuple[ResponseFormat, ...]:
-    if given is None or isinstance(given, ResponseFormat):
-        return () if given is None else (given,)
-    if not isinstance(given, Mapping):
-        wanted = "a ResponseFormat, a JSON schema or None"
-        raise InvalidArgument(f"response_format is {shown(given)}, wanted {wanted}")
-    title = given.get("title")
-    named = isinstance(title, str) and title and not any(map(str.isspace, title))
-    return (ResponseFormat(title if named else "answer", given),)

@@ -49,14 +49,20 @@ class History:
         """Return messages with their ids; InvalidArgument for text that no tokenizer takes."""
         return [Entry(m, self._renderer.render([m], analysis="all")) for m in messages]
 
-    def context(self, entries: Sequence[Entry]) -> list[int]:
+    def context(
+        self, entries: Sequence[Entry], opening: Sequence[Message] | None = None
+    ) -> list[int]:
         """Return the ids of the opening and the entries, up to where the assistant writes next.
 
-        Reasoning before the last answer is left out, as the models were trained to have it.
+        opening: in place of the conversation's own. Reasoning before the last answer is left out,
+        as the models were trained to have it.
         """
         messages = [entry.message for entry in entries]
         dropped = analysis_dropped_before(messages, "current")
-        ids = list(self._opening_ids)
+        if opening is None or tuple(opening) == self.opening:
+            ids = list(self._opening_ids)
+        else:
+            ids = self._renderer.render(opening, analysis="all")
         for n, entry in enumerate(entries):
             if n >= dropped or entry.message.channel != "analysis":
                 ids += entry.ids

@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._core import InvalidArgument
-from ..harmony import CHANNELS
+from ..harmony import CHANNELS, ResponseFormat
 from ..json_fields import shown
 from ..sampling import Sampling
+from ..structured import Format
+from .opening import response_format_of
 
 SCOPES = (*CHANNELS, "all")
 
@@ -30,6 +32,11 @@ class TurnOptions:
     stop: Sequence[str] = ()  # strings that end the turn; they are not part of the text
     # Where: "final", "analysis", "commentary", or "all", which has calls' arguments too.
     stop_scope: str | Iterable[str] = "final"
+    # "auto"; "none"; "required", or a tool's name: the model calls, and goes on as with "auto".
+    tool_choice: str = "auto"
+    # What `final` follows: a schema, which the model is also told, or a structured.Format, which
+    # it is not.
+    response_format: ResponseFormat | Format | Mapping[str, Any] | None = None
     run_tools: bool = True  # False: calls are left to the caller
     max_tool_rounds: int = 32  # how often results go back to the model in one turn
     timeout: float | None = None  # seconds for the turn, from its first token being asked for
@@ -52,6 +59,9 @@ class TurnOptions:
             _wrong("priority", self.priority, "an integer from -1000 to 1000")
         if not isinstance(self.run_tools, bool):
             _wrong("run_tools", self.run_tools, "True or False")
+        if not isinstance(self.tool_choice, str):
+            _wrong("tool_choice", self.tool_choice, "auto, none, required or a tool's name")
+        object.__setattr__(self, "response_format", response_format_of(self.response_format))
         self._check_timeout()
         self._check_stops()
 
@@ -75,6 +85,17 @@ class TurnOptions:
             if name not in SCOPES:
                 _wrong("one of stop_scope", name, f"one of {', '.join(SCOPES)}")
         object.__setattr__(self, "stop_scope", scope)
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether the answer is to be a JSON document."""
+        form = self.response_format
+        return form.is_json if isinstance(form, Format) else form is not None
+
+    def after_call(self) -> "TurnOptions":
+        """Return these options for what follows a call that was asked for: nothing more is."""
+        choice = self.tool_choice if self.tool_choice == "none" else "auto"
+        return dataclasses.replace(self, tool_choice=choice)
 
     def with_changes(self, changes: dict[str, Any]) -> "TurnOptions":
         """Return these options with others in their place.

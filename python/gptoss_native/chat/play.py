@@ -42,7 +42,7 @@ class Play:
         self._options = options
         self._history = history
         self._begun = [*before, *incoming]
-        self._record = Record(chat.reasoning_effort)
+        self._record = Record(chat.reasoning_effort, json_text=options.wants_json)
         self._writer = Writer(chat, options, self._record)
         self._running: list[ToolCall] = []
 
@@ -78,7 +78,7 @@ class Play:
     def _rounds(self) -> Steps:
         record, history, writer = self._record, self._history, self._writer
         while record.reason is None:
-            yield from writer.write(history.context(history.entries))
+            yield from writer.write(self._chat.context_for(self._options, history.entries))
             history.entries += writer.settle()
             if record.reason is None and not writer.calls:
                 record.end("stop")

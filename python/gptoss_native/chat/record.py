@@ -1,6 +1,8 @@
 """What a turn has brought so far, from which its reply is made at any time."""
 
+import json
 from collections import Counter
+from typing import Any
 
 from ..harmony import CHANNELS, Anomaly, Message
 from ..session import Usage
@@ -12,8 +14,9 @@ from .reply import Reply, TurnUsage
 class Record:
     """Collects ids, messages, calls and costs of a turn."""
 
-    def __init__(self, effort: str) -> None:
+    def __init__(self, effort: str, *, json_text: bool = False) -> None:
         self._effort = effort
+        self._json_text = json_text  # the answer is to be a JSON document
         self.ids: list[int] = []
         self.messages: list[Message] = []
         self.written: list[Message] = []  # of those, by the model in its own name
@@ -43,6 +46,15 @@ class Record:
         final = [m.content for m in said if m.channel == "final" and m.content]
         return "".join(final or [m.content for m in said if m.channel not in CHANNELS])
 
+    def _parsed(self, text: str) -> Any:
+        """Return the answer's document, None for none: one that was cut may look like another."""
+        if not self._json_text or self.reason != "stop" or self.stop_string is not None:
+            return None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):  # a free model's text, or digits without end
+            return None
+
     def _of(self, channel: str) -> str:
         said = [m.content for m in self.written if m.channel == channel and not is_call(m)]
         return "\n".join(said)
@@ -58,8 +70,10 @@ class Record:
             rounds=tuple(self.rounds),
             tool_rounds=self.tool_rounds,
         )
+        text = self._text()
         return Reply(
-            text=self._text(),
+            text=text,
+            parsed=self._parsed(text),
             reasoning=self._of("analysis"),
             commentary=self._of("commentary"),
             tool_calls=tuple(self.calls),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..harmony import Anomaly, Message
 from ..session import Usage
@@ -36,7 +37,9 @@ class Reply:
     """What the model answered, however the turn ended: nothing that it wrote is left out.
 
     text: of the channel `final`; where there is none, of messages without a channel or with one
-    that does not exist, since models write their answers there too. commentary: what was said to
+    that does not exist, since models write their answers there too. parsed: the JSON document that
+    the text is, where the response format is one of JSON and the answer came to its end, else None.
+    commentary: what was said to
     the user before calls. messages: all of the turn, results of tools among them, the last as far
     as it got. ids: every token, forced ones too. anomalies: what was malformed, by offset in `ids`;
     besides those of `harmony.Parser`, "undeclared_tool" and "foreign_role" (a message in the name
@@ -49,6 +52,7 @@ class Reply:
     """
 
     text: str
+    parsed: Any
     reasoning: str
     commentary: str
     tool_calls: tuple[ToolCall, ...]

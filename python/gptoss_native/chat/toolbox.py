@@ -27,14 +27,15 @@ class Target(NamedTuple):
 class Toolbox:
     """Tools by the recipients that call them."""
 
-    def __init__(self, tools: Iterable[Any]) -> None:
+    def __init__(self, tools: Iterable[Any], told: Iterable[ToolNamespace] = ()) -> None:
+        """tools: those of a chat. told: of its system message, for the caller to run."""
         self.functions: list[ToolDescription] = []
         self.namespaces: list[ToolNamespace] = []
         self._functions: dict[str, Tool | None] = {}
         self._spaces: dict[str, Tool | None] = {}
         if isinstance(tools, str) or not isinstance(tools, Iterable):
             raise InvalidArgument(f"tools is {shown(tools)}, wanted a list of tools")
-        for tool in tools:
+        for tool in (*told, *tools):
             self._add(tool)
 
     def _add(self, given: Any) -> None:

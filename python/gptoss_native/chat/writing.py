@@ -1,18 +1,20 @@
 """One time that the model writes, from the context to where it stops: tokens, and what ends them.
 
 Reasoning that goes on too long is ended as the model would end it: the tokens that close it and
-begin the answer are put after what it wrote, and it goes on from there.
+begin the answer, or lead to the call that is required, are put after what it wrote, and it goes on
+from there.
 """
 
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..harmony import Anomaly, Delta, Message, MessageEnd, MessageStart
 from ..harmony.parse import Event
 from ..session import Usage
 from ..stream import Stream
+from ..structured import Turn
 from ..tools.run import StopSignal
 from .events import ChatEvent, TextDelta, TokenEvent, ToolCall
 from .history import Entry, is_call
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
 _MOST_OVER = 8
 
 
+class Switch(NamedTuple):
+    """Why reasoning is ended, and the ids that end it."""
+
+    why: str
+    ids: Sequence[int]
+
+
 class Writer:
     """Writes the rounds of one turn into its record. `calls` are those of the latest round."""
 
@@ -40,6 +49,7 @@ class Writer:
         self._stops = StopWatch(options.stop, options.stop_scope)
         self._stream: Stream | None = None
         self._round: Round | None = None
+        self._turn: Turn | None = None  # of the envelope, None: the model is free
         self._over = False  # whatever comes next is not of this round
         self._most = 0
         self.stop = StopSignal()
@@ -59,17 +69,22 @@ class Writer:
         """
         self._round = Round(self._chat.tokenizer, self._chat.renderer, len(self._record.ids))
         self._over, self.calls = False, []
+        envelope = self._chat.envelopes.of(self._options, called=self._record.tool_rounds > 0)
+        # Where the limit is used up, later rounds go straight to what they call or answer.
+        reasoning = self._record.detail != "reasoning_limit"
         while (room := self._room(len(context) + len(self._round.ids))) is not None:
             wanted = context + self._round.ids
-            self._stream = self._chat.start_stream(wanted, self._options, **room)
+            if envelope is not None:
+                self._turn = envelope.turn(self._round.ids, reasoning=reasoning)
+            self._stream = self._chat.start_stream(wanted, self._options, self._turn, **room)
             if self.stop.is_set:  # while the stream was made, and nobody could cancel it
                 self._stream.cancel()
-            why = yield from self._follow(self._stream)
-            self._end_stream(why is None and not self._over)
-            if why is None:
+            switch = yield from self._follow(self._stream)
+            self._end_stream(switch is None and not self._over)
+            if switch is None:
                 break
-            self._record.detail = why
-            for token_id in self._chat.to_answer:
+            self._record.detail, reasoning = switch.why, False
+            for token_id in switch.ids:
                 yield from self._take(token_id, None)
         yield from self._finished()
 
@@ -102,15 +117,15 @@ class Writer:
         return "max_new_tokens" if used_up else "context"
 
     def _follow(self, stream: Stream) -> Steps:
-        """Take tokens until the stream ends or is ended; return why reasoning must end, if so."""
+        """Take tokens until the stream ends or is ended; return what ends the reasoning, if so."""
         begun = self._record.generated
         while (token := (yield NextToken(stream))) is not None:
             yield from self._take(token.id, token.logprob, token.top_logprobs)
             if self._over:
                 return None
             left = self._most - (self._record.generated - begun)
-            if (why := self._must_answer(left)) is not None:
-                return why
+            if (switch := self._switch(left)) is not None:
+                return switch
         return None
 
     def _end_stream(self, counts: bool) -> None:
@@ -124,19 +139,21 @@ class Writer:
             length = stats.finish_reason == "length"
             self._record.end(stats.finish_reason, self._why_length() if length else None)
 
-    def _must_answer(self, left: int) -> str | None:
-        """Return why the reasoning must end here and the answer begin, if it must."""
+    def _switch(self, left: int) -> Switch | None:
+        """Return why the reasoning must end here, and what leads on, if it must and that fits."""
         assert self._round is not None
         message = self._round.open
         if message is None or message.channel != "analysis" or is_call(message):
             return None
         why = self._reasoning.fired()
-        if why is None or left <= len(self._chat.to_answer):
+        if why is None:
             return None
         over = self._reasoning.tokens - (self._options.max_reasoning_tokens or 0)
         if why == "reasoning_limit" and self._round.within_character and over < _MOST_OVER:
             return None
-        return why
+        # The envelope has none within a character.
+        ids = self._chat.to_answer if self._turn is None else self._turn.end_reasoning()
+        return Switch(why, ids) if 0 < len(ids) < left else None
 
     def _take(
         self, token_id: int, logprob: float | None, top: Sequence[tuple[int, float]] = ()

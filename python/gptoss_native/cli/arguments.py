@@ -193,6 +193,14 @@ def _add_conversation(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="after so many the answer is begun; default: no limit",
     )
+    group.add_argument(
+        "--json-schema", type=_text, metavar="FILE", help="answers are JSON of this schema"
+    )
+    group.add_argument(
+        "--no-envelope",
+        action="store_true",
+        help="let the model write what it likes; a schema it is then only told of",
+    )
     parser.set_defaults(stop_ids=None, logprobs=None)
 
 

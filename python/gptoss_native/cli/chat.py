@@ -8,13 +8,16 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
 
 from .. import InvalidArgument, Tokenizer, read_checkpoint
 from ..chat import Chat, Reply, TextDelta, Turn
 from ..harmony import CHANNELS, Renderer, SystemContent
 from ..harmony.messages import EFFORTS
+from ..json_fields import read_object
+from ..structured import Envelope
 from .loading import check_options, load, model_path, sampling_of, say_what_runs
 from .terminal import one_line, say
 
@@ -26,7 +29,11 @@ def chat(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(model_path(args))
     if checkpoint.tokenizer is None:
         raise InvalidArgument("this checkpoint has no tokenizer.json; chat needs one")
-    Renderer(Tokenizer.from_file(checkpoint.tokenizer))
+    tokenizer = Tokenizer.from_file(checkpoint.tokenizer)
+    Renderer(tokenizer)
+    schema = _schema(args.json_schema)
+    if schema is not None and not args.no_envelope:
+        Envelope(tokenizer, response_format=schema)
     if args.effort not in EFFORTS:
         known = ", ".join(EFFORTS)
         raise InvalidArgument(f"--effort is {one_line(args.effort)}, wanted one of {known}")
@@ -46,6 +53,8 @@ def chat(args: argparse.Namespace) -> None:
             sampling=sampling,
             max_new_tokens=args.max_new_tokens,
             max_reasoning_tokens=args.max_reasoning_tokens,
+            response_format=schema,
+            envelope=not args.no_envelope,
         )
         with talk:
             if args.json:
@@ -54,6 +63,10 @@ def chat(args: argparse.Namespace) -> None:
                 say(_summary(_show(talk.send(args.question))))
             else:
                 _converse(talk)
+
+
+def _schema(path: str | None) -> Mapping[str, Any] | None:
+    return None if path is None else read_object(Path(path)).values
 
 
 def _converse(talk: Chat) -> None:
