@@ -89,6 +89,18 @@ void Admission::set_busy(Reservation& r, bool busy) {
     if (!busy) std::erase(leaving_, &r);
 }
 
+void Admission::set_streaming(Reservation& r) {
+    std::lock_guard lock(mutex_);
+    r.streaming_ = true;
+}
+
+bool Admission::others_stream(const void* who) const {
+    std::lock_guard lock(mutex_);
+    return std::any_of(active_.begin(), active_.end(), [&](const Reservation* r) {
+        return r->streaming_ && r->who_ != who && !idle(*r);
+    });
+}
+
 void Admission::deactivate(Reservation& r) {
     if (!r.active_) return;
     promised_ -= r.promised_;

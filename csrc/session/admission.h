@@ -37,9 +37,10 @@ class Reservation {
     uint64_t order_ = 0;   // age, from the first attempt on
     size_t promised_ = 0;  // bytes
     bool active_ = false;
-    bool began_ = false;     // has been active before
-    bool busy_ = false;      // within a call; a stream is idle between two tokens
-    bool give_way_ = false;  // its session is to leave the device, and will look here
+    bool began_ = false;      // has been active before
+    bool streaming_ = false;  // tokens are waited for one by one
+    bool busy_ = false;       // within a call; a stream is idle between two tokens
+    bool give_way_ = false;   // its session is to leave the device, and will look here
     std::chrono::steady_clock::time_point last_;  // when it was busy last
 };
 
@@ -72,6 +73,10 @@ class Admission {
     size_t promised() const;
     bool active(const Reservation& reservation) const;
     void set_busy(Reservation& reservation, bool busy);
+    // It is a stream that has begun to give tokens.
+    void set_streaming(Reservation& reservation);
+    // Whether another session than `who` has such a stream that goes on and is read.
+    bool others_stream(const void* who) const;
     // It has ended, and others may go on. Does nothing in a forked child.
     void release(Reservation& reservation);
     // Takes its right away from the youngest of the least priority among those that come after

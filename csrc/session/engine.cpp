@@ -14,8 +14,6 @@ namespace {
 // twentieth of a step, between these two.
 constexpr std::chrono::nanoseconds kLeastGather = std::chrono::microseconds(200),
                                    kMostGather = std::chrono::milliseconds(5);
-// A stream that had a token so long ago is still one to keep moving.
-constexpr auto kStreaming = std::chrono::seconds(2);
 
 // Of one more row, against a step of one, until it is known.
 constexpr double kCostOfRow = 0.3;
@@ -141,16 +139,6 @@ void Engine::prompt_ended() {
     decoded_last_ = false;
 }
 
-bool Engine::others_stream(const void* who) const {
-    std::lock_guard lock(queue_mutex_);
-    if (!waiting_.empty()) return true;
-    // Where a step takes seconds, so does the way to the next.
-    return Clock::now() - last_time_ < std::max<Clock::duration>(kStreaming, 4 * last_duration_) &&
-           std::any_of(
-               last_batch_.begin(), last_batch_.end(),
-               [&](const void* other) { return other != who; });
-}
-
 double Engine::decode_cost(int rows) const {
     std::lock_guard lock(queue_mutex_);
     const auto one = decode_seconds_.begin();
@@ -256,8 +244,7 @@ void Engine::serve(Model& model, const Interrupt& interrupt) {
     }
     std::lock_guard lock(queue_mutex_);
     last_batch_ = std::move(who);
-    last_time_ = Clock::now();
-    last_duration_ = last_time_ - start;
+    last_duration_ = Clock::now() - start;
     last_rows_ = rows;
     const double seconds = std::chrono::duration<double>(last_duration_).count();
     const auto [known, added] = decode_seconds_.try_emplace(rows, seconds);

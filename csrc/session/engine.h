@@ -113,8 +113,6 @@ class Engine {
             prompt_ended();
         });
     }
-    // Whether another than `who` has had tokens lately.
-    bool others_stream(const void* who) const;
     // What a decode step of so many rows takes, as far as that is known, against one of one row.
     double decode_cost(int rows) const;
     // Rows of others in the last decode step that had one of `who`.
@@ -213,7 +211,6 @@ class Engine {
     std::deque<DecodeRequest*> waiting_;
     std::multiset<int> prompt_priorities_;  // of those that wait
     std::vector<const void*> last_batch_;   // who was in it
-    Clock::time_point last_time_;           // when it ended
     Clock::duration last_duration_{};
     bool overlap_ = false;       // several ask at a time
     bool decoded_last_ = false;  // the last step was not a prompt's

@@ -204,6 +204,8 @@ bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask) 
     if (wanted.begins) {
         // Chains of thought are dropped later, back to here.
         if (whole) session_->snapshot();
+        if (session_->reservation_)
+            session_->engine_->admission().set_streaming(*session_->reservation_);
         std::lock_guard stats_lock(stats_mutex_);
         reservation_ = session_->reservation_;
         stats_.cached_tokens = session_->usage_.cached_tokens;

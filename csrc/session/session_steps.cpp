@@ -26,7 +26,7 @@ constexpr int kLeastAdopted = 16;
 std::pair<int, Form> Session::next_rows() const {
     const Form form = forms_[computed_];
     int most = form == Form::kPrefill ? prefill_rows_ : decode_rows_;
-    if (engine_->others_stream(this)) most = std::min(most, kSharedStepRows);
+    if (engine_->admission().others_stream(this)) most = std::min(most, kSharedStepRows);
     const int end = std::min<int>(static_cast<int>(tokens_.size()), computed_ + most);
     int last = computed_;
     while (last < end && forms_[last] == form) ++last;
