@@ -18,6 +18,8 @@ from .._core import Error
 _GUEST = Path(__file__).with_name("python_guest.py").read_text("utf-8")
 _NOBODY = 65534
 _PROBE_S = 30
+# Not /tmp itself, which would show where an interpreter lies that is there.
+_WORK = "/tmp/work"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class Bubblewrap:
             *("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", size),
             *("--tmpfs", "/dev/shm", "--perms", "1777", "--size", size, "--tmpfs", "/tmp"),
             *self._folders,  # after /tmp, where they may be
-            *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"),
+            *("--perms", "1777", "--dir", _WORK, "--remount-ro", "/dev", "--remount-ro", "/"),
+            *("--chdir", _WORK, "--"),
             *_guest(self._interpreter, bounds, user, _tasks_of(_NOBODY if user else os.getuid())),
         ]
 
