@@ -34,12 +34,15 @@ def make(config, cuda_device, monkeypatch):
 
 def test_guesses_change_no_token_and_no_bit(make):
     model = make()
-    for sampling in (gn.Sampling(temperature=0), gn.Sampling(seed=1, logit_bias={4: 8.0})):
-        options = {"max_new_tokens": 60, "sampling": sampling, "stop_ids": []}
-        want = texts(model.session().generate(some(20), lookup=False, **options))
+    for number, bias in enumerate([{4: 100.0}, {4: 8.0}, {}]):
+        sampling = gn.Sampling(seed=1, logit_bias=bias)
+        options = {"max_new_tokens": 40, "sampling": sampling, "stop_ids": []}
         stream = model.session().generate(some(20), **options)
-        assert texts(stream) == want
-    assert stream.stats.accepted_tokens <= stream.stats.drafted_tokens
+        got = texts(stream)
+        assert got == texts(model.session().generate(some(20), lookup=False, **options))
+        # Later, what guesses have cost may speak against more.
+        if number == 0:
+            assert 0 < stream.stats.accepted_tokens == stream.stats.drafted_tokens
 
 
 def test_a_cached_prompt_gets_the_bits_of_a_cold_one_but_for_what_was_generated(make):

@@ -50,7 +50,6 @@ def test_guesses_change_no_token_and_no_bit(model, length, sampling):
     stream = guessed.generate(prompt(length), **options)
     assert texts(stream) == texts(without)
     assert without.stats.drafted_tokens == 0
-    assert stream.stats.accepted_tokens <= stream.stats.drafted_tokens
     assert guessed.tokens == plain.tokens
     assert np.array_equal(guessed.logits(PROBE), plain.logits(PROBE))
 

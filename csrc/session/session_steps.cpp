@@ -118,13 +118,14 @@ void Session::admit(const Wanted& wanted, const Interrupt& pause) {
     const auto begin = [&] {
         return found ? std::min(found->positions, total - (wanted.request ? 1 : 0)) : computed_;
     };
+    const auto path = first ? keys(total) : std::vector<PrefixCache::Key>();
     bool look = first;
     AdmissionCall call;
     call.missing = [&](Model& model) {
         check_fits(end);
         found = nullptr;
         if (look) {
-            const PrefixCache::Match match = engine_->prefixes().find(keys(total), most);
+            const PrefixCache::Match match = engine_->prefixes().find(path, most);
             branch_ = match.common;
             if (match.prefix && match.prefix->positions >= computed_ + kLeastAdopted)
                 found = match.prefix;
