@@ -7,6 +7,7 @@ import sys
 import gptoss_native as gn
 import numpy as np
 import pytest
+from constraint_kinds import SMALL
 from emulation import build
 from make_goldens import read_golden
 from random_checkpoint import COMMON, SHAPES
@@ -97,6 +98,21 @@ def config():
         return {RENAMED.get(key, key): value for key, value in values.items()} | overrides
 
     return make
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def small_model(request, config):
+    """A model of 77 tokens, on the processor and on CUDA."""
+    device = "cpu" if request.param == "cpu" else request.getfixturevalue("cuda_device")
+    with gn.Model.random(config(**SMALL), seed=1, precision="exact", device=device) as made:
+        yield made
+
+
+@pytest.fixture
+def small_cpu(config):
+    """The same on the processor, to be closed as well."""
+    with gn.Model.random(config(**SMALL), seed=1) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ class ScriptedStream:
     def stats(self):
         cached = self.usage.cached_tokens if self.usage else 0
         prefilled = self.usage.prefilled_tokens if self.usage else 0
-        return Stats(cached, prefilled, self._given, 0, 0, 0.0, 0.0, 0.0, self.reason, 0, None)
+        return Stats(cached, prefilled, self._given, 0, 0, 0, 0.0, 0.0, 0.0, self.reason, 0, None)
 
 
 class ScriptedSession:

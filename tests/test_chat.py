@@ -493,6 +493,7 @@ def test_what_is_no_conversation_is_refused(demo):
         ({"cycle_tokens": 3}, "cycle_tokens is 3"),
         ({"max_tool_rounds": None}, "max_tool_rounds is None"),
         ({"run_tools": 1}, "run_tools is 1"),
+        ({"lookup": None}, "lookup is None"),
         ({"timeout": 0}, "timeout is 0, wanted seconds above 0, or None"),
         ({"stop": [""]}, "one of stop is ''"),
         ({"stop": 3}, "stop is 3"),

@@ -10,24 +10,16 @@ import pytest
 from constraint_kinds import PROMPT, SMALL, Some, generate, ids_of
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def model(request, config):
-    device = "cpu" if request.param == "cpu" else request.getfixturevalue("cuda_device")
-    with gn.Model.random(config(**SMALL), seed=1, precision="exact", device=device) as made:
-        yield made
-
-
-@pytest.fixture
-def cpu(config):
-    with gn.Model.random(config(**SMALL), seed=1) as made:
-        yield made
+@pytest.fixture(scope="module")
+def model(small_model):
+    return small_model
 
 
 # Calling back, ending
 
 
-def test_neither_method_may_use_the_session_or_its_model(cpu):
-    beside = cpu.session()
+def test_neither_method_may_use_the_session_or_its_model(small_cpu):
+    beside = small_cpu.session()
     beside.prefill(PROMPT)
 
     class Curious(Some):
@@ -40,8 +32,8 @@ def test_neither_method_may_use_the_session_or_its_model(cpu):
                 lambda: session.rewind(0),
                 lambda: list(session.generate([1], max_new_tokens=1)),
                 session.fork,
-                cpu.session,
-                cpu.info,
+                small_cpu.session,
+                small_cpu.info,
                 lambda: beside.logits([1]),
                 lambda: list(beside.generate([1], max_new_tokens=1)),
             ):
@@ -57,7 +49,7 @@ def test_neither_method_may_use_the_session_or_its_model(cpu):
             self.ask()
             super().accept(token_id)
 
-    session, constraint = cpu.session(), Curious()
+    session, constraint = small_cpu.session(), Curious()
     constraint.check(ids_of(generate(session, constraint, 3)))
     assert constraint.answers == 2 * 3 * 9
     assert beside.tokens == PROMPT
@@ -164,14 +156,17 @@ def test_cancelling_the_task_leaves_a_session_that_goes_on(model):
 
     asyncio.run(main())
     after = ids_of(generate(session, None, 2, []))
-    assert session.tokens == PROMPT + constraint.accepted + after
+    # A token that had been accepted, and never reached the task, is taken back.
+    accepted = constraint.accepted
+    held = (PROMPT + accepted + after, PROMPT + accepted[:-1] + after)
+    assert session.tokens in held
 
 
 # The process
 
 
-def test_a_forked_child_is_refused_before_its_constraint_is_asked(cpu):
-    session, constraint = cpu.session(), Some()
+def test_a_forked_child_is_refused_before_its_constraint_is_asked(small_cpu):
+    session, constraint = small_cpu.session(), Some()
     stream = generate(session, constraint)
     said = [next(stream).id, next(stream).id]
     child = os.fork()

@@ -11,21 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import gptoss_native as gn
 import numpy as np
 import pytest
-from constraint_kinds import GREEDY, PROMPT, SMALL, VOCAB, Failing, Some, generate, ids_of
+from constraint_kinds import GREEDY, PROMPT, VOCAB, Failing, Some, generate, ids_of
 from reference import sample
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def model(request, config):
-    device = "cpu" if request.param == "cpu" else request.getfixturevalue("cuda_device")
-    with gn.Model.random(config(**SMALL), seed=1, precision="exact", device=device) as made:
-        yield made
-
-
-@pytest.fixture
-def cpu(config):
-    with gn.Model.random(config(**SMALL), seed=1) as made:
-        yield made
+@pytest.fixture(scope="module")
+def model(small_model):
+    return small_model
 
 
 # What comes
@@ -263,18 +255,18 @@ def test_nothing_is_kept_of_a_stream_that_has_gone(model):
     [object(), 5, "mask", Some, type("", (), {"mask": 1, "accept": 2})(), [Some()]],
     ids=lambda value: str(type(value)),
 )
-def test_what_is_no_constraint_is_refused_before_any_work(cpu, constraint):
-    session = cpu.session()
+def test_what_is_no_constraint_is_refused_before_any_work(small_cpu, constraint):
+    session = small_cpu.session()
     with pytest.raises(gn.InvalidArgument, match=r"constraint is .* mask and accept"):
         session.generate(PROMPT, constraint=constraint)
     assert session.position == 0
 
 
-def test_a_mask_method_that_misunderstands_is_told_so(cpu):
+def test_a_mask_method_that_misunderstands_is_told_so(small_cpu):
     def with_mask(mask):
         constraint = Some()
         constraint.mask = mask
-        return list(generate(cpu.session(), constraint))
+        return list(generate(small_cpu.session(), constraint))
 
     with pytest.raises(TypeError):
         with_mask(lambda: None)

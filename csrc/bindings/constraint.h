@@ -21,9 +21,12 @@ class PythonFailure {
     std::shared_ptr<pybind11::error_already_set> error_;
 };
 
-// Calls the object's methods mask and accept, taking the GIL and throwing PythonFailure; to be made
-// and ended by the stream's caller, with the GIL, around one token. The object is not kept.
-// `caller`: of the thread that asks for the token, as Python counts them; 0: none of Python's.
+// Calls the object's methods mask and accept, and ahead and mask_after where it has them, taking
+// the GIL and throwing PythonFailure; to be made and ended by the stream's caller, with the GIL,
+// around one token. The object is not kept. `caller`: of the thread that asks for the token, as
+// Python counts them; 0: none of Python's.
 Constraint python_constraint(pybind11::handle object, unsigned long caller);
+
+void bind_constraint(pybind11::module_& m);
 
 }  // namespace gptoss

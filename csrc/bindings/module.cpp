@@ -178,6 +178,7 @@ PYBIND11_MODULE(_core, m) {
     bind_errors(m);
     GilGate::close_at_exit(m);
     bind_sampling(m);
+    bind_constraint(m);
     bind_session(m);
     bind_model(m);
     bind_stages(m);

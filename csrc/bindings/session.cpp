@@ -108,6 +108,7 @@ py::dict stats(const Generation& self) {
     out["generated_tokens"] = s.generated_tokens;
     out["drafted_tokens"] = s.drafted_tokens;
     out["accepted_tokens"] = s.accepted_tokens;
+    out["forced_tokens"] = s.forced_tokens;
     out["ttft_s"] = s.ttft_s;
     out["decode_s"] = s.decode_s;
     out["tokens_per_s"] = decoded > 0 && s.decode_s > 0 ? decoded / s.decode_s : 0.0;

@@ -32,11 +32,12 @@ StepBuffers carve(const ModelConfig& c, const BackendTraits& traits, Carver& car
     return b;
 }
 
-bool has_mask(const SampleRequest& request) { return request.fill_mask != nullptr; }
+// Whether the row's mask is asked for while its step is computed.
+bool waits_for_mask(const SampleRequest& request) { return request.fill_mask != nullptr; }
 
 // Where a step's outcome is known by its tokens alone, and begun() can tell it from others.
 bool plain(const SampleRequest& r) {
-    return r.bias.empty() && r.seen.empty() && r.top_logprobs == 0 && !has_mask(r);
+    return r.bias.empty() && r.seen.empty() && r.top_logprobs == 0 && !waits_for_mask(r);
 }
 
 void check_finite(const TopLogprob& chosen) {
@@ -94,7 +95,8 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
       eps_(static_cast<float>(config.rms_norm_eps)),
       memory_(backend_->allocate(step_buffer_bytes(config, traits_), "the buffers of a step")),
       lists_(traits_.decode_rows),
-      mask_(mask_words(config.vocab_size)) {
+      mask_(mask_words(config.vocab_size)),
+      fixed_masks_(traits_.decode_rows) {
     backend_->prepare(config);
     Carver carver(memory_.data(), memory_.size());
     buffers_ = carve(config, traits_, carver);
@@ -190,7 +192,7 @@ Model::MaskFailures Model::begin_decode(std::span<const Row> rows,
     std::vector<int> which(tokens);
     for (int i = 0; i < tokens; ++i) which[i] = i;
     backend_->write(buffers_.which, which.data(), which.size() * sizeof(int));
-    const bool masked = std::any_of(requests.begin(), requests.end(), has_mask);
+    const bool masked = std::any_of(requests.begin(), requests.end(), waits_for_mask);
     // A step of so many rows is the same work each time, but for what the buffers hold. Where masks
     // are waited for, it ends before the choice.
     backend_->repeat(masked ? -tokens : tokens, [&] {
@@ -213,7 +215,8 @@ bool Model::begun(std::span<const Row> rows, std::span<const SampleRequest> requ
         return a.token == b.token && a.position == b.position && a.kv == b.kv;
     };
     const auto same_request = [](const SampleRequest& a, const SampleRequest& b) {
-        return a.parameters == b.parameters && a.position == b.position && plain(a);
+        return a.parameters == b.parameters && a.position == b.position &&
+               a.fixed_mask == b.fixed_mask && plain(a);
     };
     return std::equal(rows.begin(), rows.end(), next_rows_.begin(), next_rows_.end(), same_row) &&
            std::equal(requests.begin(), requests.end(), next_requests_.begin(),
@@ -245,10 +248,12 @@ void Model::write_requests(std::span<const SampleRequest> requests) {
         auto* seen = reinterpret_cast<TokenCount*>(bias + r.bias.size());
         if (!r.bias.empty()) backend_->write(bias, r.bias.data(), r.bias.size_bytes());
         if (!r.seen.empty()) backend_->write(seen, r.seen.data(), r.seen.size_bytes());
+        const bool masked = waits_for_mask(r) || r.fixed_mask;
+        if (masked) write_fixed_mask(i, r);
         rows[i] = {r.parameters,
                    bias,
                    seen,
-                   has_mask(r) ? buffers_.masks + i * mask_.size() : nullptr,
+                   masked ? buffers_.masks + i * mask_.size() : nullptr,
                    r.position,
                    static_cast<int>(r.bias.size()),
                    static_cast<int>(r.seen.size()),
@@ -257,13 +262,24 @@ void Model::write_requests(std::span<const SampleRequest> requests) {
     backend_->write(buffers_.sample, rows.data(), rows.size() * sizeof(SampleRow));
 }
 
+// Most often it is the one of the token before.
+void Model::write_fixed_mask(size_t output, const SampleRequest& request) {
+    if (waits_for_mask(request) || fixed_masks_[output] == request.fixed_mask) return;
+    copy_mask(*request.fixed_mask, mask_, config_.vocab_size);
+    fixed_masks_[output] = nullptr;  // until it is there
+    backend_->write(buffers_.masks + output * mask_.size(), mask_.data(),
+                    mask_.size() * sizeof(uint32_t));
+    fixed_masks_[output] = request.fixed_mask;
+}
+
 // The rows of masks that failed are chosen from all tokens: nobody reads the outcome.
 Model::MaskFailures Model::write_masks(std::span<const SampleRequest> requests) {
-    if (std::none_of(requests.begin(), requests.end(), has_mask)) return {};
+    if (std::none_of(requests.begin(), requests.end(), waits_for_mask)) return {};
     MaskFailures failures(requests.size());
     for (size_t i = 0; i < requests.size(); ++i) {
         const SampleRequest& r = requests[i];
-        if (!has_mask(r)) continue;
+        if (!waits_for_mask(r)) continue;
+        fixed_masks_[i] = nullptr;
         try {
             fill_mask(*r.fill_mask, mask_, config_.vocab_size, r.position);
         } catch (...) {

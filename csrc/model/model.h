@@ -43,7 +43,9 @@ struct SampleRequest {
     std::span<const TokenCount> seen;  // distinct tokens
     uint64_t position;                 // of the token to be chosen
     int top_logprobs;
-    const FillMask* fill_mask = nullptr;  // null: any token may be chosen
+    const FillMask* fill_mask = nullptr;  // null: none is asked for
+    // Where that is null: the mask, null: any token may be chosen. copy_mask() takes it.
+    std::shared_ptr<const FixedMask> fixed_mask = nullptr;
 };
 
 struct Choice {
@@ -113,6 +115,7 @@ class Model {
     void layers(int tokens, Form form, const Interrupt& interrupt);
     void write_rows(std::span<const Row> rows);
     void write_requests(std::span<const SampleRequest> requests);
+    void write_fixed_mask(size_t output, const SampleRequest& request);
     MaskFailures write_masks(std::span<const SampleRequest> requests);
     void sample(int outputs);
     std::vector<Choice> read_choices(std::span<const SampleRequest> requests,
@@ -137,6 +140,8 @@ class Model {
     StepBuffers buffers_;
     std::vector<StageMemory> lists_;  // [outputs]   bias and tokens seen, grown as needed
     std::vector<uint32_t> mask_;      // [mask_words(vocab)]   one row's, on its way
+    // [outputs]   those that buffers_.masks holds; null: others
+    std::vector<std::shared_ptr<const FixedMask>> fixed_masks_;
 
     // The decode step begun ahead, if there is one: as decode() will be asked for it. What else
     // changes a cache forgets it.

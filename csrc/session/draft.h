@@ -43,17 +43,18 @@ class DraftLength {
   public:
     static constexpr int kMost = 8;
 
+    // Of the proposed the first `sure` come true: a row never takes longer than a step of its own.
     // `seconds(rows)` of a step in which `others` rows are not this one's.
     template <class Seconds>
-    int best(int proposed, int others, Seconds seconds) const {
+    int best(int proposed, int sure, int others, Seconds seconds) const {
         const double alone = seconds(others + 1);
         double tokens = 1, chance = 1, most = 1;
         int out = 0;
         for (int i = 1; i <= proposed && i <= kMost; ++i) {
-            chance *= share_;
+            if (i > sure) chance *= share_;
             tokens += chance;
             const double rate = tokens * alone / seconds(others + 1 + i);
-            if (rate > kLeastGain * most) {
+            if (i <= sure || rate > kLeastGain * most) {
                 most = rate;
                 out = i;
             }

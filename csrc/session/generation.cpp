@@ -32,14 +32,14 @@ Generation::Generation(std::shared_ptr<Session> session, std::vector<int> prompt
       prompt_(std::move(prompt)),
       sampling_(options.sampling),
       parameters_(parameters(options.sampling)),
+      counted_(needs_counts(options.sampling)),
       stop_ids_(options.stop_ids.begin(), options.stop_ids.end()),
       most_tokens_(most_tokens(options, room)),
       bounded_(options.max_new_tokens.has_value()),
       number_(number),
       priority_(options.priority),
       timeout_s_(options.timeout_s) {
-    // Counts would differ from row to row.
-    if (options.lookup && !needs_counts(sampling_)) draft_ = std::make_unique<PromptLookup>();
+    if (options.lookup && !counted_) draft_ = std::make_unique<PromptLookup>();
     for (const auto& [token, bias] : sampling_.logit_bias)
         bias_.push_back({static_cast<int>(token), bias});
     stats_.seed = parameters_.seed;
@@ -104,8 +104,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
     if (timeout_s_ && !end_)
         end_ = start + std::chrono::duration_cast<Clock::duration>(
                            std::chrono::duration<double>(*timeout_s_));
-    const FillMask* const fill_mask = constraint ? &constraint->fill_mask : nullptr;
-    if (asked_to_end() || (known_.empty() && !advance(interrupt, fill_mask))) {
+    if (asked_to_end() || (known_.empty() && !advance(interrupt, constraint))) {
         finish(cancelled_ ? FinishReason::kCancelled : FinishReason::kTimeout);
         return std::nullopt;
     }
@@ -118,7 +117,7 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
                             std::move(choice.top_logprobs)};
     if (!generated_from_) generated_from_ = static_cast<int>(session_->tokens_.size());
     session_->append(token.id, Form::kDecode);
-    if (needs_counts(sampling_)) count(token.id, true);
+    if (counted_) count(token.id, true);
     {
         std::lock_guard stats_lock(stats_mutex_);
         ++stats_.generated_tokens;
@@ -132,34 +131,9 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
     return token;
 }
 
-std::vector<int> Generation::propose() {
-    guess_.clear();
-    const int room = std::min({most_tokens_ - stats_.generated_tokens - 1, DraftLength::kMost,
-                               session_->decode_rows_ - 1});
-    if (!draft_ || stats_.generated_tokens == 0 || room < 1) return {};
-    guess_ = draft_->propose(session_->tokens_, room);
-    if (begun_ahead_) return {};
-    const Engine& engine = *session_->engine_;
-    const int count =
-        draft_length_.best(static_cast<int>(guess_.size()), engine.rows_beside(session_.get()),
-                           [&](int rows) { return engine.decode_cost(rows); });
-    return {guess_.begin(), guess_.begin() + count};
-}
-
-// What a step that is whole has shown of its drafts.
-void Generation::account(const std::vector<int>& drafts, bool whole) {
-    if (!whole) return;
-    const size_t right = known_.size() - 1;
-    if (!guess_.empty() && drafts.empty()) draft_length_.saw(guess_[0] == known_[0].chosen.token);
-    for (size_t i = 0; i < drafts.size() && i <= right; ++i) draft_length_.saw(i < right);
-    std::lock_guard stats_lock(stats_mutex_);
-    stats_.drafted_tokens += static_cast<int>(drafts.size());
-    stats_.accepted_tokens += static_cast<int>(right);
-}
-
-bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask) {
+bool Generation::advance(const Interrupt& interrupt, const Constraint* constraint) {
     if (stats_.generated_tokens == 0) {
-        if (needs_counts(sampling_)) {
+        if (counted_) {
             seen_.clear();
             seen_index_.clear();
             const auto& tokens = session_->tokens_;
@@ -171,22 +145,29 @@ bool Generation::advance(const Interrupt& interrupt, const FillMask* fill_mask) 
         const int total = static_cast<int>(session_->tokens_.size());
         if (prompt_.empty() && session_->computed_ == total) --session_->computed_;
     }
-    const std::vector<int> prompt = std::exchange(prompt_, {}),
-                           drafts = fill_mask ? std::vector<int>()
-                                              : propose();  // a mask is of what was accepted
+    const std::vector<int> prompt = std::exchange(prompt_, {}), drafts = propose(constraint);
     SampleRequest request = {parameters_,
                              bias_,
                              seen_,
                              session_->tokens_.size() + prompt.size(),
                              static_cast<int>(sampling_.logprobs),
-                             fill_mask};
+                             constraint && !fixed_mask_ ? &constraint->fill_mask : nullptr,
+                             fixed_mask_};
+    std::vector<FillMask> draft_masks;
+    if (request.fill_mask)
+        for (size_t i = 1; i <= drafts.size(); ++i)
+            draft_masks.push_back([&, i](std::span<uint32_t> mask) {
+                constraint->fill_mask_after({drafts.data(), i}, mask);
+            });
     std::vector<Choice> choices;
     Session::Wanted wanted;
     wanted.request = &request;
     wanted.choices = &choices;
     wanted.drafts = drafts;
-    // Not where a guess may stand in for the next token's row.
-    wanted.more = stats_.generated_tokens + 1 < most_tokens_ && guess_.empty();
+    wanted.draft_masks = draft_masks;
+    // Not where a guess may stand in for the next token's row, or its mask is not known.
+    wanted.more =
+        stats_.generated_tokens + 1 < most_tokens_ && guess_.empty() && !request.fill_mask;
     wanted.begins = stats_.generated_tokens == 0;
     wanted.priority = priority_;
     wanted.growth = growth();

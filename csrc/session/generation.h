@@ -29,10 +29,19 @@ struct GenerationStats {
     int generated_tokens = 0;
     int drafted_tokens = 0;   // guessed and computed beside others
     int accepted_tokens = 0;  // of those, the ones that came true
+    int forced_tokens = 0;    // of those, the ones that nothing else could have stood for
     double ttft_s = 0;        // from the first next() to the first token
     double decode_s = 0;      // spent on the tokens after the first
     FinishReason finish_reason = FinishReason::kNone;
     uint64_t seed = 0;
+};
+
+// What a constraint knows of the tokens that come next.
+struct Ahead {
+    std::shared_ptr<const FixedMask> mask;  // of the next token and those after it, as it says
+    // Without it: tokens that may come, each after those before it, and how many of them must.
+    std::vector<int> ids;
+    int forced = 0;
 };
 
 // Decides which tokens a stream may go on with. fill_mask is called before each token, on whichever
@@ -42,6 +51,12 @@ struct GenerationStats {
 struct Constraint {
     FillMask fill_mask;
     std::function<void(int token)> accept;
+    // May be null, together: then no token is guessed. Asked before a step on the thread that wants
+    // its token, with what might be tried; and, as fill_mask, for the mask after tokens that are
+    // not accepted yet.
+    std::function<Ahead(std::span<const int> guess)> ahead = nullptr;
+    std::function<void(std::span<const int> ids, std::span<uint32_t> mask)> fill_mask_after =
+        nullptr;
 };
 
 class Generation {
@@ -67,9 +82,12 @@ class Generation {
     using Clock = std::chrono::steady_clock;
 
     // What comes next, without those that are known already. False if the stream is to end.
-    bool advance(const Interrupt& interrupt, const FillMask* fill_mask);
+    bool advance(const Interrupt& interrupt, const Constraint* constraint);
     void accept(const Constraint& constraint, const Choice& choice);
-    std::vector<int> propose();
+    // Tokens to compute beside the next one's.
+    std::vector<int> propose(const Constraint* constraint);
+    void look_ahead(const Constraint& constraint, int room);
+    void check(const Ahead& ahead) const;
     void account(const std::vector<int>& drafts, bool whole);
     bool asked_to_end() const;
     int growth() const;
@@ -82,6 +100,7 @@ class Generation {
     std::vector<int> prompt_;
     const Sampling sampling_;
     const SamplingParameters parameters_;
+    const bool counted_;  // penalties need counts of the tokens, which differ from row to row
     std::vector<int> stop_ids_;
     std::vector<TokenBias> bias_;
     const int most_tokens_;
@@ -92,15 +111,17 @@ class Generation {
     std::atomic<bool> cancelled_{false};
 
     // Under the session's mutex.
-    std::vector<TokenCount> seen_;  // kept only when a penalty needs it
+    std::vector<TokenCount> seen_;  // where they are counted
     std::unordered_map<int, size_t> seen_index_;
     std::optional<int> generated_from_;     // position of the stream's first token
     std::optional<Clock::time_point> end_;  // of the time given
     std::deque<Choice> known_;              // chosen and not given yet
     std::unique_ptr<Draft> draft_;          // null: none
     DraftLength draft_length_;
-    std::vector<int> guess_;    // the latest proposal, whether it was computed or not
-    bool begun_ahead_ = false;  // the device has begun the next step, of one row
+    std::vector<int> guess_;  // the latest proposal, whether it was computed or not
+    int forced_ = 0;          // of those, the first ones that must come
+    std::shared_ptr<const FixedMask> fixed_mask_;  // of the next token
+    bool begun_ahead_ = false;                     // the device has begun the next step, of one row
     // Written under the session's mutex, read without waiting for a step.
     mutable std::mutex stats_mutex_;
     GenerationStats stats_;

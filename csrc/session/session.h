@@ -116,8 +116,10 @@ class Session : public std::enable_shared_from_this<Session> {
         const SampleRequest* request = nullptr;  // for the last row
         std::vector<Choice>* choices = nullptr;  // out: for it, and for drafts that came true
         std::span<const int> drafts = {};        // tokens that may follow
-        bool more = false;                       // the token after it is likely to be wanted next
-        bool begins = true;                      // a call or a stream
+        // For the row of each draft; empty: as the request has it.
+        std::span<const FillMask> draft_masks = {};
+        bool more = false;   // the token after it is likely to be wanted next
+        bool begins = true;  // a call or a stream
         int priority = 0;
         int growth = 0;  // tokens after these that memory is promised for
     };

@@ -62,7 +62,10 @@ void Session::decode(const Wanted& wanted, const Interrupt& interrupt) {
     std::vector<int> tokens = {tokens_[computed_]};
     tokens.insert(tokens.end(), wanted.drafts.begin(), wanted.drafts.end());
     std::vector<SampleRequest> samples(tokens.size(), *wanted.request);
-    for (size_t i = 1; i < samples.size(); ++i) samples[i].position += i;
+    for (size_t i = 1; i < samples.size(); ++i) {
+        samples[i].position += i;
+        if (!wanted.draft_masks.empty()) samples[i].fill_mask = &wanted.draft_masks[i - 1];
+    }
     const int end = computed_ + static_cast<int>(tokens.size());
     DecodeRequest request;
     request.who = this;
@@ -78,7 +81,8 @@ void Session::decode(const Wanted& wanted, const Interrupt& interrupt) {
         return rows;
     };
     engine_->decode(request, interrupt);
-    // A draft counts while the one before it came true.
+    // A draft counts while the one before it came true; what its mask failed by is forgotten with
+    // the others, which nobody asked for.
     size_t right = 0;
     while (right < wanted.drafts.size() &&
            request.choices[right].chosen.token == wanted.drafts[right])

@@ -11,7 +11,7 @@ from ._core import (
     OutOfMemory,
 )
 from .checkpoint import Checkpoint, read_checkpoint
-from .constraint import Constraint
+from .constraint import Constraint, FixedMask, LookAhead
 from .limits import Limits
 from .machine import info, plan
 from .model import Model
@@ -34,8 +34,10 @@ __all__ = [
     "DeviceError",
     "EngineBusy",
     "Error",
+    "FixedMask",
     "InvalidArgument",
     "Limits",
+    "LookAhead",
     "Model",
     "OutOfMemory",
     "Reply",

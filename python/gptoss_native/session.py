@@ -86,7 +86,7 @@ class Session(Closing):
         goes first where not all can go on at a time. timeout: seconds from asking for the first
         token, after which the stream ends. lookup: guess tokens by what followed the last three
         before, and check several in one step where that pays; the tokens are the same either way.
-        Not with penalties or a constraint.
+        Not with penalties, nor with a constraint that says nothing `ahead`.
         Generated tokens belong to the session. Work begins when the first token is asked for: ids
         of a stream that nobody reads are not appended. What can be checked is checked here, before
         any work.

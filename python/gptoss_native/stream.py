@@ -32,8 +32,9 @@ class Stats:
     cached_tokens: int  # of the context, found in the cache
     prefilled_tokens: int  # computed before the first token
     generated_tokens: int
-    drafted_tokens: int  # guessed, and computed in another's step (`lookup`)
+    drafted_tokens: int  # guessed (`lookup`) or forced, and computed in another's step
     accepted_tokens: int  # of those, the ones that were right
+    forced_tokens: int  # of those, the ones that a constraint left no choice
     ttft_s: float  # from asking for the first token to having it
     decode_s: float  # for the tokens after the first
     tokens_per_s: float  # of the tokens after the first

@@ -220,6 +220,7 @@ class Chat(Closing):
             constraint=constraint,
             priority=options.priority,
             timeout=timeout,
+            lookup=options.lookup,
         )
 
     def context_for(self, options: TurnOptions, entries: Sequence[Entry]) -> list[int]:

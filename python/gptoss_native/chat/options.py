@@ -41,6 +41,7 @@ class TurnOptions:
     max_tool_rounds: int = 32  # how often results go back to the model in one turn
     timeout: float | None = None  # seconds for the turn, from its first token being asked for
     priority: int = 0  # -1000 to 1000; more goes first where not all can go on
+    lookup: bool = True  # tokens are guessed where that pays; what is written is the same
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, Sampling | None):
@@ -57,8 +58,9 @@ class TurnOptions:
             _wrong("max_tool_rounds", self.max_tool_rounds, "an integer from 0")
         if not (_is_integer(self.priority) and -1000 <= self.priority <= 1000):
             _wrong("priority", self.priority, "an integer from -1000 to 1000")
-        if not isinstance(self.run_tools, bool):
-            _wrong("run_tools", self.run_tools, "True or False")
+        for name in ("run_tools", "lookup"):
+            if not isinstance(getattr(self, name), bool):
+                _wrong(name, getattr(self, name), "True or False")
         if not isinstance(self.tool_choice, str):
             _wrong("tool_choice", self.tool_choice, "auto, none, required or a tool's name")
         object.__setattr__(self, "response_format", response_format_of(self.response_format))

@@ -1,11 +1,14 @@
 """What may come in a message's content: free text, or a text that follows a grammar."""
 
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from .._core import InvalidArgument
+from ..constraint import FixedMask
 from .formats import check
 from .text import WHOLE, Bits, TextTokens
 
@@ -45,6 +48,9 @@ class Content(Protocol):
     def only(self) -> int | None:
         """Return the one token that may come, None if there is a choice."""
 
+    def ahead(self, guess: Sequence[int]) -> FixedMask | Sequence[int]:
+        """Return the mask of all that comes next, or tokens of the text that are likely to come."""
+
 
 class FreeText:
     """Any text of whole characters. A mask is one copy of an array."""
@@ -55,6 +61,7 @@ class FreeText:
         self._masks = list(tokens.masks)
         self._masks[WHOLE] = tokens.masks[WHOLE].copy()
         set_bit(self._masks[WHOLE], end_id)
+        self._between = FixedMask(self._masks[WHOLE], tokens.whole)
 
     def copied(self) -> "FreeText":
         return copy.copy(self)
@@ -73,6 +80,9 @@ class FreeText:
 
     def only(self) -> None:
         return None
+
+    def ahead(self, guess: Sequence[int]) -> FixedMask | Sequence[int]:
+        return self._between if self._state == WHOLE else ()
 
 
 class Written:
@@ -110,3 +120,18 @@ class Written:
         mask = np.zeros(self._tokens.words, np.int32)
         self.mask(mask)
         return only_bit(mask)
+
+    def ahead(self, guess: Sequence[int]) -> Sequence[int]:
+        """Return what the grammar spells out next, or as much of the guess as it allows.
+
+        Neither must come: the mask may have another spelling of the same text.
+        """
+        spelled = self._text_of(self._matcher.compute_ff_tokens())
+        if guess[: len(spelled)] == spelled:
+            guess = self._text_of(guess)
+            spelled = guess[: self._matcher.validate_tokens(guess)] if guess else guess
+        check(self._matcher)
+        return spelled
+
+    def _text_of(self, ids: Sequence[int]) -> list[int]:
+        return list(itertools.takewhile(self._tokens.has, ids))

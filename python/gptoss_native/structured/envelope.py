@@ -5,10 +5,11 @@ are free text, or follow a grammar: `final` that of a response format, calls tho
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .._core import InvalidArgument
+from ..constraint import FixedMask
 from ..harmony.render import special_id
 from ..json_fields import shown
 from ..tokenizer import Tokenizer
@@ -125,7 +126,7 @@ class Envelope:
 
 
 class Turn:
-    """The constraint of one turn (`gptoss_native.Constraint`). Made by `Envelope.turn`."""
+    """The constraint of one turn (`gptoss_native.LookAhead`). Made by `Envelope.turn`."""
 
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
@@ -135,6 +136,8 @@ class Turn:
         self._node: Node | None = self._roots[True]  # None: in a content, or after the turn
         self._message: Message | None = None
         self._content: Content | None = None
+        # What mask_after has been asked last, and the turn after those ids.
+        self._tried: tuple[list[int], Turn] | None = None
 
     @property
     def finished(self) -> bool:
@@ -161,6 +164,7 @@ class Turn:
 
     def accept(self, token_id: int) -> None:
         """Go on to the next token. Raises InvalidArgument for one that may not come."""
+        self._tried = None
         if self._node is not None:
             self._walk(token_id)
         elif self._content is None or self._message is None:
@@ -172,14 +176,37 @@ class Turn:
         else:
             self._content.accept(token_id)
 
+    def ahead(self, guess: list[int]) -> FixedMask | tuple[Sequence[int], int]:
+        """Say what may come next; see `gptoss_native.LookAhead`.
+
+        In free text its mask, in a header the ids that must come, in a grammar's text those that it
+        spells out; else as much of the guess as may come. Never a content's end.
+        """
+        if self._node is not None:
+            return self._node.ahead(guess)
+        ahead = () if self._content is None else self._content.ahead(guess)
+        return ahead if isinstance(ahead, FixedMask) else (ahead, 0)
+
+    def mask_after(self, ids: list[int], out: Bits) -> None:
+        """Allow what may come after ids that are not accepted yet; see `gptoss_native.LookAhead`.
+
+        Masks of one step are asked for with one id more each time.
+        """
+        known, twin = self._tried or ([], self._twin())
+        if ids[: len(known)] != known:
+            known, twin = [], self._twin()
+        self._tried = None
+        for token_id in ids[len(known) :]:
+            twin.accept(token_id)
+        self._tried = ids, twin
+        twin.mask(out)
+
     def forced(self) -> list[int]:
         """Return the ids that must come now, up to where there is a choice or the turn ends.
 
         Each is the only one that its mask allows, so that what follows is as if they had been
-        drawn. To use them end the stream, `accept` them, and give them to the next `generate` as
-        its ids, with this constraint. The same bits follow where prompts are computed as generated
-        tokens are (`deterministic=True`), but for presence and frequency penalties, which count
-        generated tokens alone. At most 256.
+        drawn: a caller that writes them itself gives them to the next `generate` as its ids, and
+        accepts them. A stream does by itself what of this is cheap (`ahead`). At most 256.
         """
         twin = self._twin()
         out: list[int] = []
@@ -222,6 +249,7 @@ class Turn:
 
     def _twin(self) -> "Turn":
         twin = copy.copy(self)
+        twin._tried = None
         if self._content is not None:
             twin._content = self._content.copied()
         return twin

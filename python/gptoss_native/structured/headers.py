@@ -35,6 +35,21 @@ class Node:
         """Return the one token that may come, None if there is a choice."""
         return next(iter(self.children)) if len(self.children) == 1 else None
 
+    def ahead(self, guess: Sequence[int]) -> tuple[list[int], int]:
+        """Return the ids that must come, up to a choice; else those of the guess that may."""
+        out: list[int] = []
+        node: Node | None = self
+        while (token_id := node.only()) is not None:
+            out.append(token_id)
+            node = node.children[token_id]
+        if out:
+            return out, len(out)
+        for token_id in guess:
+            if (node := node.children.get(token_id)) is None:
+                break
+            out.append(token_id)
+        return out, 0
+
     def after(self, ids: Iterable[int]) -> "Node | None":
         """Return the node that the ids lead to, if they lead anywhere."""
         node: Node | None = self

@@ -55,14 +55,17 @@ def packed(allowed: npt.NDArray[np.bool_]) -> Bits:
 
 
 class TextTokens:
-    """A tokenizer's text tokens: `masks` by state of the text, `every` is those of any state."""
+    """A tokenizer's text tokens: `masks` by state of the text, `every` is those of any state.
+
+    `whole`: those that are whole characters by themselves.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         special = set(tokenizer.special.values())
         allowed = np.zeros((STATES, tokenizer.vocab_size), bool)
         # Of the tokens that are not whole characters: the state after each state.
         self._after: dict[int, tuple[int | None, ...]] = {}
-        self._whole = allowed[WHOLE]
+        self._whole = np.zeros(tokenizer.vocab_size, bool)
         for token_id in range(tokenizer.vocab_size):
             try:
                 data = tokenizer.token_bytes(token_id)
@@ -72,12 +75,14 @@ class TextTokens:
                 continue
             try:
                 data.decode()
-                allowed[WHOLE, token_id] = True
+                self._whole[token_id] = True
             except UnicodeDecodeError:
                 after = tuple(_run(state, data) for state in range(STATES))
                 self._after[token_id] = after
                 allowed[:, token_id] = [state is not None for state in after]
+        allowed[WHOLE] |= self._whole
         self.masks = [packed(row) for row in allowed]
+        self.whole = packed(self._whole)
         self.every = packed(allowed.any(0))
         self.words = self.every.size
 
