@@ -189,6 +189,14 @@ def test_a_json_answer_may_say_so_in_its_header():
         ({"items": {"additionalProperties": {}, "minProperties": 3}}, "minProperties"),
         ({"anyOf": [{"const": {"a": ["b\x01"]}}]}, "const has .*control characters"),
         ({"properties": {"a\x7f": {}}}, "properties has .*control characters"),
+        *(
+            ({"items": {"type": "string", "pattern": f"^a({escape}|b)$"}}, "pattern has .*control")
+            for escape in (
+                *(r"\x01", r"\u001f", r"\x{1}", r"\u{7F}", r"\U00000000", r"\a", r"\v"),
+                *("[\\x01]", r"[\x0e-\x1f]", r"\\\x02"),
+            )
+        ),
+        ({"patternProperties": {r"^\x03": {}}}, r"patternProperties has .*\\x03"),
         ({"properties": 3}, "properties"),
     ],
     ids=str,
@@ -201,6 +209,14 @@ def test_schemas_that_cannot_be_followed_are_refused_by_name(wanted, says):
     with pytest.raises(gn.InvalidArgument, match=f"(?s)parameters of functions.paint: .*{says}"):
         Envelope(TOKENIZER, tools=[tool], strict=True)
     Envelope(TOKENIZER, tools=[tool], strict=False)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"[^\x00-\x1f\x7f]+", r"[\x00-z]{2}", r"\x41\u{1F98A}", r"\\x01", r"[]\x01]", r"\t\x0a"],
+)
+def test_patterns_that_can_do_without_control_characters_are_followed(pattern):
+    of({"type": "string", "pattern": f"^({pattern})$"})
 
 
 # Other formats
