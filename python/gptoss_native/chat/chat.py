@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,17 +14,18 @@ from ..harmony import Message, Renderer, SystemContent
 from ..harmony.render import special_id
 from ..json_fields import shown
 from ..model import Model
-from ..session import Session
+from ..session import Session, checked_path
 from ..stream import Stream
 from ..tokenizer import Tokenizer
 from ..tools.run import ToolLimits
 from .envelopes import Envelopes
 from .events import answer_to
-from .history import Entry, History, rewind_to, unanswered
+from .history import Entry, History, checked_messages, rewind_to, unanswered
 from .opening import Opening
 from .options import TurnOptions
 from .play import Play
 from .reply import Reply
+from .saved import SavedChat, read_chat, remove_session, session_path, write_chat
 from .toolbox import Toolbox
 from .turn import Turn
 
@@ -80,6 +82,7 @@ class Chat(Closing):
         self.tool_limits = tool_limits or ToolLimits()
         self.reasoning_effort = reasoning_effort
         system = system or SystemContent(date=datetime.date.today())
+        self._told = {"instructions": instructions, "system": system}
         self.toolbox = Toolbox(tools, system.tools)
         spaces = tuple(self.toolbox.namespaces)
         system = dataclasses.replace(system, effort=reasoning_effort, tools=spaces)
@@ -115,7 +118,7 @@ class Chat(Closing):
 
         Raises InvalidArgument, also where the conversation leaves no room in the context; Error.
         """
-        given = _messages(messages)
+        given = checked_messages(messages)
         changed = self._options.with_changes(options)
         if given[-1].role == "tool" and "tool_choice" not in options:
             changed = changed.after_call()
@@ -163,6 +166,53 @@ class Chat(Closing):
         twin._session, twin._history, twin._turn = session, self._history.copy(), None
         twin._call_numbers = itertools.count(next(self._call_numbers))
         return twin
+
+    def save(self, path: str | os.PathLike[str], *, cache: bool = True) -> None:
+        """Write the conversation to a file, to go on with by `load`.
+
+        It is JSON: the messages, effort, instructions and system message; not the tools and other
+        options. cache: the session too, in `path` + ".session" (`Session.save`), so that little is
+        computed again. Of a turn that still goes on it has what is whole. Each file appears when it
+        is whole. Raises Error if one cannot be written, and what `Session.save` raises.
+        """
+        name = checked_path(path)
+        if cache:
+            self._session.save(session_path(name))
+        else:
+            remove_session(name)
+        number = next(self._call_numbers)
+        self._call_numbers = itertools.count(number)
+        opening = {"reasoning_effort": self.reasoning_effort, **self._told}
+        saved = SavedChat(opening, self._history.entries, number)
+        write_chat(name, saved, self.tokenizer)
+
+    @classmethod
+    def load(
+        cls, model: Model, path: str | os.PathLike[str], *, cache: bool = True, **options: Any
+    ) -> "Chat":
+        """Return the conversation of a file that `save` wrote.
+
+        options: those of Chat; the tools are to be given again, effort, instructions and system
+        message are the file's if they are not. cache: use the session's file where there is one;
+        False, as for another model: what the model is to see is computed when a turn begins.
+
+        Raises CheckpointError naming the file if it is no conversation, or one of them is damaged
+        or, of the session, another model's; what Chat and `Model.load_session` raise.
+        """
+        name = checked_path(path)
+        tokenizer = options.get("tokenizer")
+        saved = read_chat(name, model.tokenizer if tokenizer is None else tokenizer)
+        chat = cls(model, **saved.opening | options)
+        chat._history.entries = saved.entries
+        chat._call_numbers = itertools.count(saved.next_call)
+        if cache and os.path.lexists(session_path(name)):
+            chat._session.close()
+            chat._session = model.load_session(session_path(name))
+            most = options.get("max_context")
+            if most not in (None, chat.max_context):
+                what = f"max_context is {shown(most)}, the saved session's {chat.max_context}"
+                raise InvalidArgument(f"{what}; wanted that, or cache=False")
+        return chat
 
     # Looking
 
@@ -264,19 +314,3 @@ class Chat(Closing):
             raise InvalidArgument(f"{what}, wanted fewer than max_context, {self.max_context}")
         self._turn = Turn(Play(self, options, self._history, before, incoming))
         return self._turn
-
-
-def _messages(given: object) -> list[Message]:
-    if isinstance(given, str):
-        return [Message("user", given)]
-    messages = [given] if isinstance(given, Message) else given
-    if not isinstance(messages, Iterable):
-        raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
-    messages = list(messages)
-    if not messages:
-        raise InvalidArgument("messages is empty, wanted at least one Message")
-    for message in messages:
-        if not isinstance(message, Message) or message.role == "system":
-            wanted = "a Message that is not the system's"
-            raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
-    return messages

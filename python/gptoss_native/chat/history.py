@@ -8,8 +8,10 @@ so that edits, dropped reasoning and interrupted turns need no bookkeeping.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from .._core import InvalidArgument
 from ..harmony import Message, Renderer
 from ..harmony.render import analysis_dropped_before
+from ..json_fields import shown
 from ..session import Session
 from .events import safe_name
 
@@ -20,6 +22,29 @@ _PEOPLE = (None, "all", "assistant", "user")
 def is_call(message: Message) -> bool:
     """Whether the assistant's message calls a tool."""
     return message.role == "assistant" and message.recipient not in _PEOPLE
+
+
+def text_of(message: Message) -> str:
+    """Return the text of a message that is not the system's or the developer's."""
+    assert isinstance(message.content, str)
+    return message.content
+
+
+def checked_messages(given: object) -> list[Message]:
+    """Return what is sent to a chat as messages. Raises InvalidArgument."""
+    if isinstance(given, str):
+        return [Message("user", given)]
+    messages = [given] if isinstance(given, Message) else given
+    if not isinstance(messages, Iterable):
+        raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
+    messages = list(messages)
+    if not messages:
+        raise InvalidArgument("messages is empty, wanted at least one Message")
+    for message in messages:
+        if not isinstance(message, Message) or message.role == "system":
+            wanted = "a Message that is not the system's"
+            raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
+    return messages
 
 
 class Entry(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from ..harmony import CHANNELS, Anomaly, Message
 from ..session import Usage
 from .events import ToolCall, ToolResult
-from .history import is_call
+from .history import is_call, text_of
 from .reply import Reply, TurnUsage
 
 
@@ -43,8 +43,8 @@ class Record:
 
     def _text(self) -> str:
         said = [m for m in self.written if not is_call(m)]
-        final = [m.content for m in said if m.channel == "final" and m.content]
-        return "".join(final or [m.content for m in said if m.channel not in CHANNELS])
+        final = [text_of(m) for m in said if m.channel == "final" and m.content]
+        return "".join(final or [text_of(m) for m in said if m.channel not in CHANNELS])
 
     def _parsed(self, text: str) -> Any:
         """Return the answer's document, None for none: one that was cut may look like another."""
@@ -56,7 +56,7 @@ class Record:
             return None
 
     def _of(self, channel: str) -> str:
-        said = [m.content for m in self.written if m.channel == channel and not is_call(m)]
+        said = [text_of(m) for m in self.written if m.channel == channel and not is_call(m)]
         return "\n".join(said)
 
     def reply(self) -> Reply:

@@ -1,6 +1,6 @@
 """What ends reasoning, or a turn, by what has been written: limits, cycles, stop strings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..harmony import Message
 
@@ -49,9 +49,9 @@ class StopWatch:
     What may be the beginning of one is held back until more text tells.
     """
 
-    def __init__(self, strings: Sequence[str], scope: Sequence[str]) -> None:
+    def __init__(self, strings: Sequence[str], scope: Iterable[str]) -> None:
         self._strings = strings
-        self._scope = scope
+        self._scope = tuple(scope)
         self._on = False
         self._held = ""
         self.shown = ""  # of the open message, if it is watched

@@ -17,7 +17,7 @@ from ..stream import Stream
 from ..structured import Turn
 from ..tools.run import StopSignal
 from .events import ChatEvent, TextDelta, TokenEvent, ToolCall
-from .history import Entry, is_call
+from .history import Entry, is_call, text_of
 from .options import TurnOptions
 from .record import Record
 from .requests import NextToken, Steps
@@ -239,7 +239,9 @@ class Writer:
 
     def _called(self, message: Message) -> ToolCall:
         where = (message.channel, message.content_type)
-        call = ToolCall(self._chat.next_call_id(), message.recipient or "", message.content, *where)
+        call = ToolCall(
+            self._chat.next_call_id(), message.recipient or "", text_of(message), *where
+        )
         self.calls.append(call)
         self._record.calls.append(call)
         return call

@@ -37,18 +37,15 @@ class Node:
 
     def ahead(self, guess: Sequence[int]) -> tuple[list[int], int]:
         """Return the ids that must come, up to a choice; else those of the guess that may."""
-        out: list[int] = []
-        node: Node | None = self
+        node = self
+        forced: list[int] = []
         while (token_id := node.only()) is not None:
-            out.append(token_id)
+            forced.append(token_id)
             node = node.children[token_id]
-        if out:
-            return out, len(out)
-        for token_id in guess:
-            if (node := node.children.get(token_id)) is None:
-                break
-            out.append(token_id)
-        return out, 0
+        if forced:
+            return forced, len(forced)
+        count = next((n for n in range(len(guess)) if self.after(guess[: n + 1]) is None), None)
+        return list(guess[:count]), 0
 
     def after(self, ids: Iterable[int]) -> "Node | None":
         """Return the node that the ids lead to, if they lead anywhere."""
