@@ -93,7 +93,9 @@ class Chat(Closing):
         self.envelopes.check(self._options)
         names = ("return", "call")
         own = [special_id(self.tokenizer, name) for name in names]
-        self._stop_ids = [*own, *(token for token in model.stop_ids if token not in own)]
+        every = [*own, *(token for token in model.stop_ids if token not in own)]
+        # Where calls may follow each other, a call ends no stream.
+        self._stop_ids = every, [token for token in every if token != own[1]]
         # What ends the reasoning and begins the answer: the ids of "<|end|>", then a `final`.
         end, channel, message = (
             special_id(self.tokenizer, name) for name in ("end", "channel", "message")
@@ -266,7 +268,7 @@ class Chat(Closing):
             rewind_to(self._session, wanted),
             max_new_tokens=max_new_tokens,
             sampling=options.sampling,
-            stop_ids=self._stop_ids,
+            stop_ids=self._stop_ids[options.parallel_tool_calls],
             constraint=constraint,
             priority=options.priority,
             timeout=timeout,

@@ -29,7 +29,7 @@ class Envelopes:
         named = isinstance(strict, Iterable) and not isinstance(strict, str)
         self._strict = list(strict) if named else strict  # type: ignore[arg-type]
         self._on = on
-        self._made: dict[tuple[str, Format | None], Envelope] = {}
+        self._made: dict[tuple[str, bool, Format | None], Envelope] = {}
         self._lock = threading.Lock()
 
     def of(self, options: TurnOptions, called: bool = False) -> Envelope | None:
@@ -43,15 +43,17 @@ class Envelopes:
         given = options.response_format
         form = None if given is None else format_of(given)
         choice = (options.after_call() if called else options).tool_choice
+        parallel = options.parallel_tool_calls
         with self._lock:
-            made = self._made.pop((choice, form), None) or Envelope(
+            made = self._made.pop((choice, parallel, form), None) or Envelope(
                 self._tokenizer,
                 tools=self._tools,
                 tool_choice=choice,
+                parallel_tool_calls=parallel,
                 response_format=form,
                 strict=self._strict,
             )
-            self._made[choice, form] = made  # the last used is the last to go
+            self._made[choice, parallel, form] = made  # the last used is the last to go
             while len(self._made) > _MOST_KEPT:
                 del self._made[next(iter(self._made))]
             return made
@@ -66,6 +68,7 @@ class Envelopes:
         form, choice = options.response_format, options.tool_choice
         for name, value, held in (
             ("tool_choice", choice, choice != "auto"),
+            ("parallel_tool_calls", True, options.parallel_tool_calls),
             ("strict", self._strict, bool(self._strict)),
             ("response_format", form, isinstance(form, Format)),
         ):

@@ -34,6 +34,9 @@ class TurnOptions:
     stop_scope: str | Iterable[str] = "final"
     # "auto"; "none"; "required", or a tool's name: the model calls, and goes on as with "auto".
     tool_choice: str = "auto"
+    # True: the model may call several tools at a time. It says that it has no more calls by
+    # beginning a tool's answer, which is no part of the turn.
+    parallel_tool_calls: bool = False
     # What `final` follows: a schema, which the model is also told, or a structured.Format, which
     # it is not.
     response_format: ResponseFormat | Format | Mapping[str, Any] | None = None
@@ -58,7 +61,7 @@ class TurnOptions:
             _wrong("max_tool_rounds", self.max_tool_rounds, "an integer from 0")
         if not (_is_integer(self.priority) and -1000 <= self.priority <= 1000):
             _wrong("priority", self.priority, "an integer from -1000 to 1000")
-        for name in ("run_tools", "lookup"):
+        for name in ("parallel_tool_calls", "run_tools", "lookup"):
             if not isinstance(getattr(self, name), bool):
                 _wrong(name, getattr(self, name), "True or False")
         if not isinstance(self.tool_choice, str):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..harmony import Anomaly, Delta, Message, MessageEnd, MessageStart
 from ..harmony.parse import Event
 from ..session import Usage
-from ..stream import Stream
+from ..stream import Stream, Token
 from ..structured import Turn
 from ..tools.run import StopSignal
 from .events import ChatEvent, TextDelta, TokenEvent, ToolCall
@@ -118,10 +118,15 @@ class Writer:
 
     def _follow(self, stream: Stream) -> Steps:
         """Take tokens until the stream ends or is ended; return what ends the reasoning, if so."""
-        begun = self._record.generated
+        begun, held = self._record.generated, list[Token]()
         while (token := (yield NextToken(stream))) is not None:
-            yield from self._take(token.id, token.logprob, token.top_logprobs)
-            if self._over:
+            held.append(token)
+            # What may say that no further call comes waits until that is known.
+            if self._turn is None or not self._turn.spare:
+                for one in held:
+                    yield from self._take(one.id, one.logprob, one.top_logprobs)
+                held.clear()
+            if self._over or (self._turn is not None and self._turn.finished):
                 return None
             left = self._most - (self._record.generated - begun)
             if (switch := self._switch(left)) is not None:
@@ -135,8 +140,10 @@ class Writer:
         stats = stream.stats
         stream.cancel()
         self._record.rounds.append(Usage(stats.cached_tokens, stats.prefilled_tokens))
-        if counts and stats.finish_reason not in ("stop", None):
-            length = stats.finish_reason == "length"
+        length = stats.finish_reason == "length"
+        # Where a call may have been the last one, it was.
+        whole = length and self._turn is not None and self._turn.may_finish
+        if counts and not whole and stats.finish_reason not in ("stop", None):
             self._record.end(stats.finish_reason, self._why_length() if length else None)
 
     def _switch(self, left: int) -> Switch | None:

@@ -21,6 +21,8 @@ from .text import Bits, text_tokens
 
 # A grammar may force a text without end.
 _MOST_FORCED = 256
+# In a turn: a model might call for ever.
+_MOST_CALLS = 64
 
 
 class Envelope:
@@ -29,6 +31,10 @@ class Envelope:
     tokenizer: the model's. tools: `harmony.ToolDescription`s, called as "functions.NAME", and
     `ToolNamespace`s. tool_choice: "auto"; "none": no calls; "required": the turn ends in a call,
     not in an answer; or the name of the one tool to call. Reasoning is free in all of them.
+    parallel_tool_calls: several calls may follow each other, at most 64. After each the model goes
+    on with another, or begins the answer of a tool, which finishes the turn and is no part of it
+    (`Turn.spare`). Then <|call|> is not to be among the stop_ids; end the stream once
+    `Turn.finished`.
     response_format: a Format, `harmony.ResponseFormat` or JSON schema that `final` follows.
     strict: the tools whose arguments follow their schemas: all, none, or these names.
 
@@ -48,6 +54,7 @@ class Envelope:
         *,
         tools: Iterable[Any] = (),
         tool_choice: str = "auto",
+        parallel_tool_calls: bool = False,
         response_format: Any = None,
         strict: bool | Iterable[str] = False,
     ) -> None:
@@ -71,6 +78,11 @@ class Envelope:
         # What may come first and after an <|end|>, without reasoning and with it.
         self.headers = [self._header(reasoning) for reasoning in (False, True)]
         self.starts = [self._spelling.start(header) for header in self.headers]
+        if not isinstance(parallel_tool_calls, bool):
+            what = f"parallel_tool_calls is {shown(parallel_tool_calls)}"
+            raise InvalidArgument(f"{what}, wanted True or False")
+        # After a call, where it may not be the last.
+        self.further = self._further_calls(callable_) if parallel_tool_calls else None
         # From between two messages to the text of the answer.
         self.to_final = self._spelling.begun("final") if self._final is not None else None
         self.words = self._tokens.words
@@ -111,18 +123,28 @@ class Envelope:
         return [first._replace(channel=channel) for channel in channels]
 
     def _header(self, reasoning: bool) -> Node:
-        root, spelling = Node(), self._spelling
+        root, spelling = self._call_header(), self._spelling
         if reasoning:
             spelling.add(root, self._analysis)
         if self._preamble is not None:
             spelling.add(root, self._preamble)
         if self._final is not None:
             spelling.add(root, self._final, self._final_types)
-        json_type = spelling.json_type()
+        return root
+
+    def _call_header(self) -> Node:
+        root, json_type = Node(), self._spelling.json_type()
         for tool, message in self._calls:
             types = [json_type] if tool.is_function else [[], [" code"], json_type]
-            spelling.add(root, message, types)
+            self._spelling.add(root, message, types)
         return root
+
+    def _further_calls(self, tools: list[Declared]) -> tuple[Node, Node] | None:
+        """Return what may come after a call, and of that the header of another one."""
+        if not tools:
+            return None
+        header = self._call_header()
+        return self._spelling.more(header, [tool.recipient for tool in tools]), header
 
 
 class Turn:
@@ -136,6 +158,10 @@ class Turn:
         self._node: Node | None = self._roots[True]  # None: in a content, or after the turn
         self._message: Message | None = None
         self._content: Content | None = None
+        self._calls = 0
+        self._between_calls = False
+        # How many of the latest ids are of the turn only if another call begins with them.
+        self.spare = 0
         # What mask_after has been asked last, and the turn after those ids.
         self._tried: tuple[list[int], Turn] | None = None
 
@@ -143,6 +169,11 @@ class Turn:
     def finished(self) -> bool:
         """Whether the turn has ended: nothing may come any more."""
         return self._node is None and self._content is None
+
+    @property
+    def may_finish(self) -> bool:
+        """Whether the turn may be at its end: after a call, before another one has begun."""
+        return self._between_calls
 
     @property
     def message(self) -> Message | None:
@@ -170,9 +201,7 @@ class Turn:
         elif self._content is None or self._message is None:
             raise InvalidArgument(f"{shown(token_id)} comes after the turn's end, wanted no token")
         elif token_id == self._message.end_id and self._content.may_end():
-            self._roots, self._walked = self._envelope.starts, ()
-            self._node = self._roots[self._reasoning] if self._message.goes_on else None
-            self._message = self._content = None
+            self._end_message(self._message)
         else:
             self._content.accept(token_id)
 
@@ -242,10 +271,22 @@ class Turn:
         if node is None:
             known = ", ".join(map(str, sorted(self._node.children)))
             raise InvalidArgument(f"a header goes on with {shown(token_id)}, wanted {known}")
-        self._node, self._walked = node, (*self._walked, token_id)
+        self._node, self._walked = (None if node.ends else node), (*self._walked, token_id)
+        if self._between_calls and self._envelope.further is not None:
+            self._between_calls = node is not self._envelope.further[1]
+            self.spare = len(self._walked) if self._between_calls else 0
         if node.message is not None:
             self._node, self._message = None, node.message
             self._content = node.message.content.copied()
+
+    def _end_message(self, message: Message) -> None:
+        further, self._calls = self._envelope.further, self._calls + (not message.goes_on)
+        goes_on, self._roots = message.goes_on, self._envelope.starts
+        if message.recipient is not None and further is not None and self._calls < _MOST_CALLS:
+            goes_on, self._roots = True, [further[0]] * 2
+            self._between_calls = True
+        self._node, self._walked = (self._roots[self._reasoning] if goes_on else None), ()
+        self._message = self._content = None
 
     def _twin(self) -> "Turn":
         twin = copy.copy(self)

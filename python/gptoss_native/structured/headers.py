@@ -9,6 +9,7 @@ from ..harmony.render import special_id
 from ..json_fields import shown
 from ..tokenizer import Tokenizer
 from .contents import Content
+from .declared import FUNCTIONS
 
 # The parser takes a longer header for one that lacks its <|message|>.
 _MAX_TOKENS = 120
@@ -26,17 +27,24 @@ class Message(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """What has been written of a header: what may come next; `message` once it is whole."""
+    """What has been written of a header: what may come next; `message` once it is whole.
+
+    `ends`: it is no header of the turn's: nothing more comes.
+    """
 
     children: dict[int, "Node"] = field(default_factory=dict)
     message: Message | None = None
+    ends: bool = False
 
     def only(self) -> int | None:
         """Return the one token that may come, None if there is a choice."""
         return next(iter(self.children)) if len(self.children) == 1 else None
 
     def ahead(self, guess: Sequence[int]) -> tuple[list[int], int]:
-        """Return the ids that must come, up to a choice; else those of the guess that may."""
+        """Return the ids that must come, up to a choice; else those of the guess that may.
+
+        None of them ends the turn.
+        """
         node = self
         forced: list[int] = []
         while (token_id := node.only()) is not None:
@@ -44,8 +52,14 @@ class Node:
             node = node.children[token_id]
         if forced:
             return forced, len(forced)
-        count = next((n for n in range(len(guess)) if self.after(guess[: n + 1]) is None), None)
-        return list(guess[:count]), 0
+        out: list[int] = []
+        for token_id in guess:
+            after = node.children.get(token_id)
+            if after is None or after.ends:
+                break
+            out.append(token_id)
+            node = after
+        return out, 0
 
     def after(self, ids: Iterable[int]) -> "Node | None":
         """Return the node that the ids lead to, if they lead anywhere."""
@@ -82,6 +96,20 @@ class Spelling:
         for token_id in begun:
             node = node.children.setdefault(token_id, Node())
         node.children[last] = header
+        return root
+
+    def more(self, header: Node, answered: Iterable[str]) -> Node:
+        """Return what leads to the header of one more call, or ends the calls.
+
+        They end where a tool's name begins in the place of the assistant's: its answer would.
+        """
+        root = self.start(header)
+        for name in (*answered, FUNCTIONS):
+            node = root.children[self._start]
+            for token_id in self._encode(name):
+                node = node.children.setdefault(token_id, Node(ends=True))
+                if node.ends or node is header:
+                    break
         return root
 
     def begun(self, channel: str) -> list[int]:
