@@ -10,14 +10,13 @@ Each figure is the median of nine, by processor time.
 import argparse
 import functools
 import statistics
-import sys
 import time
 
 import gptoss_native as gn
 import numpy as np
 from gptoss_native.harmony import Message, Parser, Renderer
 from gptoss_native.model import demo_path
-from measure import commit, print_json, processor
+from measure import tell, text_header
 
 TEXTS = {
     "English": "The quick brown fox jumps over the lazy dog, and then it rests for a while. ",
@@ -69,6 +68,11 @@ def measure(tokenizer, turns):
     yield figure("parse", "random", ids, functools.partial(parse, tokenizer, ids))
 
 
+def print_line(line):
+    rate = f"{line['tokens_per_s'] / 1e3:7.0f} k tokens/s"
+    print(f"{line['what']:6}  {line['text']:8}  tokens={line['tokens']:<7} {rate}")
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("checkpoint", nargs="?", default=demo_path(), help="a folder")
@@ -76,24 +80,7 @@ def main():
     options.add_argument("--json", action="store_true", help="print JSON instead of lines")
     arguments = options.parse_args()
     tokenizer = gn.Tokenizer.from_checkpoint(arguments.checkpoint)
-    report = {
-        "version": gn.__version__,
-        "commit": commit(),
-        "command": " ".join(["python", *sys.argv]),
-        "processor": processor(),
-        "vocab_size": tokenizer.vocab_size,
-        "lines": [],
-    }
-    if not arguments.json:
-        print(f"gptoss-native {report['version']} {report['commit'] or ''} on {processor()}")
-        print(f"vocabulary of {tokenizer.vocab_size}, one core")
-    for line in measure(tokenizer, arguments.turns):
-        report["lines"].append(line)
-        if not arguments.json:
-            rate = f"{line['tokens_per_s'] / 1e3:7.0f} k tokens/s"
-            print(f"{line['what']:6}  {line['text']:8}  tokens={line['tokens']:<7} {rate}")
-    if arguments.json:
-        print_json(report)
+    tell(text_header(tokenizer), measure(tokenizer, arguments.turns), print_line, arguments.json)
 
 
 if __name__ == "__main__":

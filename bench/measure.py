@@ -74,10 +74,33 @@ def header(arguments, model, read_rate):
     }
 
 
+def text_header(tokenizer):
+    """Return what a report of text and ids alone begins with."""
+    return {
+        "version": gn.__version__,
+        "commit": commit(),
+        "command": " ".join(["python", *sys.argv]),
+        "processor": processor(),
+        "vocab_size": tokenizer.vocab_size,
+    }
+
+
+def tell(report, lines, print_line, as_json):
+    """Print a report and its lines as they come, or all of it as JSON once it is whole."""
+    if as_json:
+        return print_json(report | {"lines": list(lines)})
+    print_header(report)
+    for line in lines:
+        print_line(line)
+
+
 def print_header(report):
-    backend = report["backend"]
+    backend = report.get("backend", {})
     where = backend.get("device", report["processor"])
     print(f"gptoss-native {report['version']} {report['commit'] or ''} on {where}")
+    if not backend:
+        print(f"vocabulary of {report['vocab_size']}, one core")
+        return
     if "device" in backend:
         how = backend["architecture"]
     else:

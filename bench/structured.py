@@ -19,7 +19,7 @@ import gptoss_native as gn
 import numpy as np
 from gptoss_native.harmony import ToolDescription
 from gptoss_native.structured import Envelope, choice, lark, regex
-from measure import commit, print_json, processor
+from measure import tell, text_header
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -147,23 +147,7 @@ def main():
     arguments = options.parse_args()
     path = arguments.checkpoint
     tokenizer = gn.Tokenizer.from_checkpoint(path) if path else published()
-    report = {
-        "version": gn.__version__,
-        "commit": commit(),
-        "command": " ".join(["python", *sys.argv]),
-        "processor": processor(),
-        "vocab_size": tokenizer.vocab_size,
-        "lines": [],
-    }
-    if not arguments.json:
-        print(f"gptoss-native {report['version']} {report['commit'] or ''} on {processor()}")
-        print(f"vocabulary of {tokenizer.vocab_size}, one core")
-    for line in measure(tokenizer, arguments.repeats):
-        report["lines"].append(line)
-        if not arguments.json:
-            print_line(line)
-    if arguments.json:
-        print_json(report)
+    tell(text_header(tokenizer), measure(tokenizer, arguments.repeats), print_line, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from gptoss_native.stream import Stats, Token
 
 
 class ScriptedStream:
-    def __init__(self, session, ids, script, max_new_tokens, stop_ids):
+    def __init__(self, session, ids, script, max_new_tokens, stop_ids, constraint):
         self._session, self._ids, self._script = session, ids, list(script)
         self._left, self._stop_ids = max_new_tokens, stop_ids
-        self._given = 0
+        self._given, self._constraint = 0, constraint
         self.usage = None
         self.reason = None
 
@@ -27,6 +27,8 @@ class ScriptedStream:
         if self.reason is not None:
             raise StopIteration
         token = self._script.pop(0)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         self._session.prefill([token])
         self._given += 1
         if token in self._stop_ids:
@@ -59,10 +61,11 @@ class ScriptedSession:
     def fork(self):
         return ScriptedSession(self._session.fork(), self._scripts)
 
-    def generate(self, ids, *, max_new_tokens, stop_ids, **_):
+    def generate(self, ids, *, max_new_tokens, stop_ids, constraint=None, **_):
         # A session that refuses would refuse here.
         self._session.generate(ids, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-        return ScriptedStream(self._session, ids, self._scripts.pop(0), max_new_tokens, stop_ids)
+        script = self._scripts.pop(0)
+        return ScriptedStream(self._session, ids, script, max_new_tokens, stop_ids, constraint)
 
 
 class ScriptedModel:

@@ -9,12 +9,12 @@ import pytest
 from gptoss_native.chat import TokenEvent
 from gptoss_native.harmony import PYTHON, Message, Renderer, ToolNamespace, parse
 from gptoss_native.structured import Envelope
+from scripted import BEGIN, answer, call, scripted
 from turns import CLOCK, SEARCH, WEATHER, random_model, sampling, small_tokenizer
 
 TOKENIZER = small_tokenizer()
 TOOLS = [WEATHER, CLOCK, SEARCH, PYTHON]
 CALL = "<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{}<|call|>"
-BEGIN = "<|start|>assistant"
 
 
 def encode(text):
@@ -48,6 +48,12 @@ def models(config):
     yield made
     for model in made:
         model.close()
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with gn.Model.demo(threads=1) as made:
+        yield made
 
 
 # The envelope
@@ -188,7 +194,8 @@ def test_calls_of_a_round_run_together_and_are_answered_in_order(models):
             turn = chat.send("go", sampling=likely(10 * number + seed), tool_choice="required")
             events = list(turn)
             reply = turn.reply
-            assert reply.anomalies == () or reply.finish_reason == "length"
+            kinds = {anomaly.kind for anomaly in reply.anomalies} - {"repeated_call"}
+            assert not kinds or reply.finish_reason == "length"
             assert tuple(e.id for e in events if isinstance(e, TokenEvent)) == reply.ids
             assert [r.call.id for r in reply.tool_results] == [c.id for c in reply.tool_calls][
                 : len(reply.tool_results)
@@ -208,20 +215,38 @@ def test_calls_of_a_round_run_together_and_are_answered_in_order(models):
     assert several
 
 
-def test_calls_run_at_the_same_time(models):
+def test_calls_run_at_the_same_time(demo):
     meeting = threading.Barrier(2, timeout=30)
 
-    def meet() -> str:
+    def meet(number: int = 0) -> str:
         """Meets."""
         meeting.wait()
         return "met"
 
+    calls = [call("functions.meet", arguments) for arguments in ('{"number": 1}', "{}")]
+    script = BEGIN.join(calls) + "<|start|>functions"
+    options = {"tools": [meet], "envelope": True, "parallel_tool_calls": True}
+    reply = scripted(demo, script, answer("Yes."), **options).ask("go")
+    assert [result.text for result in reply.tool_results] == ["met", "met"]
+    assert (reply.text, reply.anomalies, reply.finish_reason) == ("Yes.", (), "stop")
+
+
+def test_a_call_that_repeats_another_is_the_last_and_is_not_run(models):
+    times = []
+
+    def meet() -> str:
+        """Meets."""
+        times.append(1)
+        return "met"
+
     options = {"tools": [meet], "tokenizer": TOKENIZER, "max_tool_rounds": 1}
     chat = gn.Chat(models[0], parallel_tool_calls=True, **options)
-    # Calls for as long as there may be some; the 64th ends the round.
     reply = chat.ask("go", sampling=calling("meet"))
-    assert (len(reply.tool_calls), reply.finish_reason) == (128, "tool_rounds")
-    assert [result.text for result in reply.tool_results] == ["met"] * 64
+    assert [anomaly.kind for anomaly in reply.anomalies] == ["repeated_call"] * 2
+    assert (len(reply.tool_calls), reply.finish_reason) == (2, "tool_rounds")
+    assert len(times) == len(reply.tool_results) == 1
+    assert [message.role for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
+    assert len([m for m in reply.messages if m.role == "assistant"]) == 4
 
 
 def test_the_same_comes_in_an_event_loop_and_with_guesses(models):

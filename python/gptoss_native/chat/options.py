@@ -35,7 +35,8 @@ class TurnOptions:
     # "auto"; "none"; "required", or a tool's name: the model calls, and goes on as with "auto".
     tool_choice: str = "auto"
     # True: the model may call several tools at a time. It says that it has no more calls by
-    # beginning a tool's answer, which is no part of the turn.
+    # beginning a tool's answer, which is no part of the turn, or by repeating one. The models were
+    # trained to stop after a call: see what yours makes of it.
     parallel_tool_calls: bool = False
     # What `final` follows: a schema, which the model is also told, or a structured.Format, which
     # it is not.

@@ -42,8 +42,9 @@ class Reply:
     commentary: what was said to
     the user before calls. messages: all of the turn, results of tools among them, the last as far
     as it got. ids: every token, forced ones too. anomalies: what was malformed, by offset in `ids`;
-    besides those of `harmony.Parser`, "undeclared_tool" and "foreign_role" (a message in the name
-    of somebody else, which is not kept in the history).
+    besides those of `harmony.Parser`, "undeclared_tool" and, of messages that are not kept in the
+    history, "foreign_role" (in the name of somebody else) and "repeated_call" (with
+    `parallel_tool_calls` the same call as one before it, which ends them and is not run).
 
     finish_reason: "stop", "length", "timeout", "cancelled", "tool_calls" (calls wait for the
     caller), "tool_rounds" (`max_tool_rounds` is used up), "error" (an exception ended it; the

@@ -228,6 +228,7 @@ class Writer:
                 out.append(TextDelta(text, channel, recipient))
 
     def _tell_end(self, event: MessageEnd, cut: bool, out: list[ChatEvent]) -> None:
+        assert self._round is not None
         record, message = self._record, event.message
         if held := self._stops.end():
             out.append(TextDelta(held, message.channel, message.recipient))
@@ -239,10 +240,20 @@ class Writer:
             self._note("foreign_role", event.offset, out)
             return
         record.written.append(message)
-        if is_call(message) and not cut:
+        if is_call(message) and not cut and self._repeats(message):
+            self._over = True
+            self._round.kept.pop()
+            self._note("repeated_call", event.offset, out)
+        elif is_call(message) and not cut:
             out.append(self._called(message))
             if self._chat.toolbox.find(message.recipient or "") is None:
                 self._note("undeclared_tool", event.offset, out)
+
+    def _repeats(self, message: Message) -> bool:
+        """Whether a call stands in its round already: the model means no other one by it."""
+        said = (message.recipient, text_of(message))
+        repeated = any((call.recipient, call.arguments) == said for call in self.calls)
+        return self._options.parallel_tool_calls and repeated
 
     def _called(self, message: Message) -> ToolCall:
         where = (message.channel, message.content_type)
