@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -340,6 +341,32 @@ def test_masks_after_tokens_that_do_not_come_are_nobodys_failure(model):
 
     want = list(generate(model.session(), Some(), 30, sampling=GREEDY))
     assert list(generate(model.session(), Wrong(), 30, sampling=GREEDY)) == want
+
+
+def test_a_ctrl_c_in_a_mask_that_nobody_needs_is_not_lost(model):
+    class Interrupted(Some):
+        times = 0
+
+        def ahead(self, guess):
+            return [int(np.flatnonzero(~self.allowed(len(self.accepted)))[0])], 0
+
+        def mask_after(self, ids, out):
+            self.times += 1
+            if self.times == 3:
+                signal.raise_signal(signal.SIGINT)
+            super().mask(out)
+
+    constraint = Interrupted()
+    session = model.session()
+
+    def read():
+        for _ in generate(session, constraint, 200):
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
+    assert 3 <= len(constraint.accepted) < 200
+    assert session.tokens == PROMPT + constraint.accepted
 
 
 def test_looking_ahead_takes_both_methods(model):
