@@ -334,7 +334,8 @@ def test_masks_after_tokens_that_do_not_come_are_nobodys_failure(model):
         """Allows the token that it names, but not what it says after it."""
 
         def ahead(self, guess):
-            return [int(np.flatnonzero(~self.allowed(len(self.accepted)))[0])], 0
+            # What must come is tried whatever it costs.
+            return [int(np.flatnonzero(~self.allowed(len(self.accepted)))[0])], 1
 
         def mask_after(self, ids, out):
             raise OSError
@@ -348,7 +349,8 @@ def test_a_ctrl_c_in_a_mask_that_nobody_needs_is_not_lost(model):
         times = 0
 
         def ahead(self, guess):
-            return [int(np.flatnonzero(~self.allowed(len(self.accepted)))[0])], 0
+            # What must come is tried whatever it costs.
+            return [int(np.flatnonzero(~self.allowed(len(self.accepted)))[0])], 1
 
         def mask_after(self, ids, out):
             self.times += 1
