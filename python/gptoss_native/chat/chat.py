@@ -103,8 +103,10 @@ class Chat(Closing):
 
     # Talking
 
-    def send(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
+    def send(self, messages: str | Message | Iterable[Message | Entry], **options: Any) -> Turn:
         """Begin a turn: what the user says, or any messages, such as answers to calls.
+
+        An Entry, as another chat's `entries` has it, is taken with the ids that it has.
 
         Returns the turn, which does its work while its events, or its reply, are asked for:
         `for event in chat.send(...)`, `chat.send(...).reply`, and in an event loop `async for` and
@@ -117,9 +119,10 @@ class Chat(Closing):
         """
         given = _messages(messages)
         changed = self._options.with_changes(options)
-        if given[-1].role == "tool" and "tool_choice" not in options:
+        incoming = self._history.rendered(given)
+        if incoming[-1].message.role == "tool" and "tool_choice" not in options:
             changed = changed.after_call()
-        return self._begin(self._history.rendered(given), changed)
+        return self._begin(incoming, changed)
 
     def asend(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
         """Do what `send` does; the turn is for `async for` and `await` as well as for threads."""
@@ -170,6 +173,11 @@ class Chat(Closing):
     def messages(self) -> list[Message]:
         """The conversation without its opening; reasoning that is no longer shown is there too."""
         return [entry.message for entry in self._history.entries]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The same with the ids that the model has seen or written."""
+        return tuple(self._history.entries)
 
     @property
     def opening(self) -> tuple[Message, ...]:
@@ -265,16 +273,17 @@ class Chat(Closing):
         return self._turn
 
 
-def _messages(given: object) -> list[Message]:
+def _messages(given: object) -> list[Message | Entry]:
     if isinstance(given, str):
         return [Message("user", given)]
-    messages = [given] if isinstance(given, Message) else given
+    messages = [given] if isinstance(given, Message | Entry) else given
     if not isinstance(messages, Iterable):
         raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
     messages = list(messages)
     if not messages:
         raise InvalidArgument("messages is empty, wanted at least one Message")
-    for message in messages:
+    for one in messages:
+        message = one.message if isinstance(one, Entry) else one
         if not isinstance(message, Message) or message.role == "system":
             wanted = "a Message that is not the system's"
             raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")

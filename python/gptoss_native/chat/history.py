@@ -45,9 +45,12 @@ class History:
         out.entries = list(self.entries)
         return out
 
-    def rendered(self, messages: Iterable[Message]) -> list[Entry]:
+    def rendered(self, messages: Iterable[Message | Entry]) -> list[Entry]:
         """Return messages with their ids; InvalidArgument for text that no tokenizer takes."""
-        return [Entry(m, self._renderer.render([m], analysis="all")) for m in messages]
+        return [
+            m if isinstance(m, Entry) else Entry(m, self._renderer.render([m], analysis="all"))
+            for m in messages
+        ]
 
     def context(
         self, entries: Sequence[Entry], opening: Sequence[Message] | None = None
