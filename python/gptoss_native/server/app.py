@@ -13,7 +13,7 @@ from .. import __version__
 from .._core import Error
 from ..harmony import Renderer
 from ..model import Model
-from . import chat_completions, models
+from . import chat_completions, completions, models, responses
 from .engine import Engine
 from .errors import as_api_error
 from .gateway import Gateway
@@ -49,7 +49,7 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
     app.state.engine = engine = Engine(model, settings, metrics)
     for kind in (HTTPException, RequestValidationError, Error):
         app.add_exception_handler(kind, _failed)
-    for module in (chat_completions, models):
+    for module in (chat_completions, completions, responses, models):
         app.include_router(module.router)
     if settings.cors_origins:
         app.add_middleware(
@@ -69,5 +69,5 @@ async def _failed(request: Request, error: Exception) -> Response:
     if told.status_code == 500:
         raise error  # the gateway logs it
     if told.status_code == 499:
-        engine.metrics.cancelled.inc()
+        request.state.note(gone=True)
     return JsonAnswer.of(told)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ..chat import ChatEvent, Reply, TextDelta, TokenEvent
+from ..chat import ChatEvent, TextDelta, TokenEvent
 from ..harmony import MessageStart
 from ..tokenizer import Tokenizer
 from .answers import Answers, Usage
@@ -17,6 +17,7 @@ from .endpoint import engine_of, told_failure
 from .parts import function_name, kind_of, logprob_of
 from .responding import EventStream, JsonAnswer, encoded, unless_gone
 from .schemas.chat import ChatRequest
+from .sources import chat_sources
 from .wanted import new_id
 
 router = APIRouter()
@@ -29,8 +30,10 @@ async def create(body: ChatRequest, request: Request) -> Response:
     engine = engine_of(request, body.model)
     n = engine.checked_count("n", body.n or 1)
     engine.note_prompt(request, body)
-    answers = engine.answers(wanted_of(body, engine.settings), n=n, begun=request.state.begun)
-    await unless_gone(request, answers.__aenter__())
+    wanted = wanted_of(body, engine.settings)
+    sources = chat_sources(engine.model, engine.settings, wanted, n)
+    answers = Answers(engine, sources, request.state.begun, per_prompt=n)
+    await unless_gone(request, answers.begin())
     completion = _Completion(answers, body, n)
     if body.stream:
         timeout_s = engine.settings.write_timeout_s
@@ -147,7 +150,7 @@ class _Completion:
             "index": number,
             "message": choice.message(),
             "logprobs": logprobs,
-            "finish_reason": _end_of(self._answers.reply(number)),
+            "finish_reason": _end_of(self._answers.finish_reason(number)),
         }
 
     async def chunks(self, request: Request) -> AsyncIterator[bytes]:
@@ -174,7 +177,7 @@ class _Completion:
                 if out:
                     yield b"".join(out)
             for number in range(len(choices)):
-                yield chunk(number, {}, _end_of(answers.reply(number)))
+                yield chunk(number, {}, _end_of(answers.finish_reason(number)))
             if with_usage:
                 usage = usage_of(answers.usage())
                 yield b"data: " + encoded(self._head | {"choices": [], "usage": usage}) + b"\n\n"
@@ -190,8 +193,8 @@ class _Completion:
         return b"data: " + head + b',"choices":[', b"]" + usage + b"}\n\n"
 
 
-def _end_of(reply: Reply) -> str:
-    return _ENDS.get(reply.finish_reason, "stop")
+def _end_of(reason: str | None) -> str:
+    return _ENDS.get(reason or "stop", "stop")
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

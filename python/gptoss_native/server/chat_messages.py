@@ -119,9 +119,10 @@ def conversation(given: Sequence[Any]) -> tuple[str | None, list[Message]]:
     calls = Calls()
     messages: list[Message] = []
     for number, one in enumerate(given[leading:], leading):
-        calls.number = number
+        calls.where = f"messages[{number}]"
         messages += _harmony(one, calls)
-    calls.check_answered(at_end=True)
+    calls.where = "messages"
+    calls.check_answered()
     if not messages:
         raise invalid("messages", "messages has instructions alone, wanted one of the user")
     return "\n\n".join(told) if told else None, messages
@@ -154,7 +155,7 @@ class Calls:
     """The calls of a conversation, and which of them have an answer."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the message that is read
+        self.where = "messages"  # what is read
         self._open: dict[str, ToolCall] = {}
 
     def made(self, call_id: str, name: str, arguments: str) -> Message:
@@ -164,6 +165,10 @@ class Calls:
         self._open[call_id] = ToolCall(call_id, recipient, arguments, "commentary", "json")
         return Message.tool_call(recipient, arguments)
 
+    def reopen(self, call_id: str, call: ToolCall) -> None:
+        """Take a call of an earlier response."""
+        self._open[call_id] = call
+
     def answered(self, call_id: str, text: str) -> Message:
         call = self._open.pop(call_id, None)
         if call is None:
@@ -171,17 +176,16 @@ class Calls:
             raise self._wrong(f"{what}, wanted one that was made before and has no answer yet")
         return call.answer(text)
 
-    def check_answered(self, at_end: bool = False) -> None:
+    def check_answered(self) -> None:
         """Refuse a call that something else follows than its answer."""
         if self._open:
             lacking = ", ".join(repr(call_id[:80]) for call_id in self._open)
-            where = "messages" if at_end else f"messages[{self.number}]"
-            what = "end" if at_end else "comes"
-            raise invalid(where, f"{where} {what} where the calls {lacking} have no answer")
+            raise self._wrong(
+                f"leaves the calls {lacking} without an answer, wanted a result of each"
+            )
 
     def _wrong(self, what: str) -> ApiError:
-        where = f"messages[{self.number}]"
-        return invalid(where, f"{where} {what}")
+        return invalid(self.where, f"{self.where} {what}")
 
 
 def _described(function: shapes.Function) -> ToolDescription:

@@ -14,7 +14,7 @@ from .errors import ApiError, invalid
 from .log import logger
 from .metrics import Metrics
 from .settings import Settings
-from .wanted import Wanted
+from .store import Store
 
 
 class Engine:
@@ -24,13 +24,11 @@ class Engine:
         self.model = model
         self.settings = settings
         self.metrics = metrics
+        self.store = Store(settings)
         self.open: set[Answers] = set()
         self.leaving = False  # no new requests: the server shuts down
         self.fingerprint = f"gptoss-native-{__version__}"
         self.created = int(time.time())
-
-    def answers(self, wanted: Wanted, *, n: int = 1, begun: float) -> Answers:
-        return Answers(self, wanted, n, begun)
 
     def check_model(self, name: str) -> None:
         """Raise ApiError for a model that is not this one."""

@@ -1,5 +1,6 @@
 """What went wrong, as HTTP statuses and OpenAI's form of an error."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -14,18 +15,8 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-# Where pydantic names a branch of a union, which is none of the request's keys.
-_BRANCHES = (
-    "str",
-    "int",
-    "float",
-    "bool",
-    "dict",
-    "function-",
-    "list[",
-    "tagged-union",
-    "nullable",
-)
+
+_LONGEST = 2000  # characters of a message, which may name what a request made up
 
 
 class ApiError(HTTPException):
@@ -41,7 +32,7 @@ class ApiError(HTTPException):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(status, message, headers)
-        self.message = message
+        self.message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
         self.param = param
         self.code = code
 
@@ -89,13 +80,15 @@ def as_api_error(error: BaseException, *, retry_after_s: int = 1) -> ApiError:
 
 def _of_validation(error: RequestValidationError) -> ApiError:
     """Return the error of a body that is not as its schema has it: the first that is wrong."""
+    if isinstance(error.body, bytes):
+        return invalid(None, "the body's content-type is not JSON's, wanted application/json")
     errors = error.errors()
     # What is wrong deepest is what the client meant to write.
     first = max(errors, key=lambda one: len(one["loc"])) if errors else {}
     kind = first.get("type", "")
     if kind == "json_invalid":
         return invalid(None, f"the body is no JSON: {first['ctx']['error']}", "invalid_json")
-    where = [part for part in first.get("loc", ()) if not _is_branch(part)][1:]
+    where = _keys(first.get("loc", ())[1:], error.body)
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
     if kind == "extra_forbidden":
         return invalid(param, f"there is no parameter {shown(param)}", "unknown_parameter")
@@ -108,5 +101,15 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     return invalid(param or None, f"{param or 'the body'} is {given}: {said}")
 
 
-def _is_branch(part: object) -> bool:
-    return isinstance(part, str) and (part.startswith(_BRANCHES) or part[:1].isupper())
+def _keys(where: Sequence[str | int], body: Any) -> list[str | int]:
+    """Return a place within the body, without the branches of unions that pydantic names."""
+    out = []
+    for number, part in enumerate(where):
+        if (isinstance(part, int) and isinstance(body, list)) or (
+            isinstance(body, dict) and part in body
+        ):
+            body = body[part]
+        elif number < len(where) - 1 or not isinstance(body, dict):
+            continue
+        out.append(part)
+    return out

@@ -93,7 +93,10 @@ class Gateway:
         # Paths that do not exist would be labels without end.
         path = getattr(route, "path", "other")
         self._metrics.requests.labels(path, str(visit.status)).inc()
-        log_request(visit.fields())
+        fields = visit.fields()
+        if fields.get("gone"):
+            self._metrics.cancelled.inc()
+        log_request(fields)
 
 
 class _Visit:

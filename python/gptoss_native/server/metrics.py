@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..model import Model
+from .sources import Cost
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LONG = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
@@ -56,6 +56,8 @@ class Metrics:
         self.cached = counter("cached_tokens", "Tokens of prompts found in the cache")
         self.prefilled = counter("prefilled_tokens", "Tokens of prompts that were computed")
         self.generated = counter("generated_tokens", "Tokens generated", "kind")
+        for kind in ("reasoning", "other"):
+            self.generated.labels(kind)
         self.cancelled = counter("cancelled", "Answers whose client had gone")
         self.first_token = histogram("time_to_first_token", "From request to first token", _LONG)
         self.between = histogram("inter_token", "From one token of an answer to the next", _SHORT)
@@ -65,13 +67,13 @@ class Metrics:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-    def count(self, usage: Any) -> None:
-        """Count an answer's tokens; usage is a `chat.TurnUsage`."""
-        self.cached.inc(usage.cached_tokens)
-        self.prefilled.inc(usage.prefilled_tokens)
-        reasoning = usage.reasoning_tokens
+    def count(self, cost: Cost) -> None:
+        """Count an answer's tokens."""
+        self.cached.inc(cost.cached_tokens)
+        self.prefilled.inc(cost.prefilled_tokens)
+        reasoning = cost.reasoning_tokens
         self.generated.labels("reasoning").inc(reasoning)
-        self.generated.labels("other").inc(usage.generated_tokens - reasoning)
+        self.generated.labels("other").inc(cost.completion_tokens - reasoning)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

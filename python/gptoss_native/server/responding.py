@@ -96,9 +96,10 @@ class EventStream(Response):
         stuck = asyncio.create_task(self._stuck())
         try:
             await asyncio.wait({writing, gone, stuck}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
-                raise ClientGone
-            await writing
+            if writing.done():
+                await writing
+            else:
+                scope["state"]["note"](gone=True)
         finally:
             for task in (writing, gone, stuck):
                 task.cancel()

@@ -47,8 +47,8 @@ class Settings:
             value = getattr(self, field.name)
             if value is None or isinstance(value, bool | str | tuple):
                 continue
-            least = 0 if field.name.startswith(("stored", "shutdown")) else 1
             whole = not field.name.endswith("_s") or field.name == "retry_after_s"
+            least = 0 if field.name.startswith(("stored", "shutdown")) else 1 if whole else 0.001
             kind = int if whole else int | float
             if not isinstance(value, kind) or not (math.isfinite(value) and value >= least):
                 wanted = "an integer" if whole else "a number of seconds"

@@ -35,7 +35,15 @@ class Shape(BaseModel):
             if key in given and given[key] is not None and given[key] not in neutral:
                 wanted = " or ".join(map(repr, neutral)) or "no such key"
                 raise unsupported(key, given[key], wanted)
-        return {key: value for key, value in given.items() if key not in cls.refused}
+        return {
+            key: given[key] for key in given if key not in cls.refused and cls._asks(key, given)
+        }
+
+    @classmethod
+    def _asks(cls, key: str, given: dict[str, Any]) -> bool:
+        """Whether a key says something: clients send back what they got, with nulls for nothing."""
+        names = {field.alias or name for name, field in cls.model_fields.items()}
+        return given[key] is not None or key in names
 
 
 class StreamOptions(Shape):
