@@ -18,6 +18,7 @@ from .engine import Engine
 from .errors import as_api_error
 from .gateway import Gateway
 from .metrics import Metrics
+from .pages import add_page
 from .responding import JsonAnswer
 from .settings import Settings
 
@@ -51,6 +52,8 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(kind, _failed)
     for module in (chat_completions, completions, responses, models):
         app.include_router(module.router)
+    if settings.page:
+        add_page(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError, as_api_error
 from .log import log_request, logger
 from .metrics import Metrics
+from .pages import FILES
 from .responding import JsonAnswer
 from .settings import Settings
 
 # Nothing of a conversation is there, and who watches a server or opens its page has no key yet.
-_OPEN = ("/health", "/ready", "/", "/page.js", "/page.css")
+_OPEN = ("/health", "/ready", *FILES)
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.A)
 
 
