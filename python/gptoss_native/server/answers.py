@@ -6,19 +6,22 @@ taken in time holds its answer up. All of it ends where the answers are closed.
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from ..chat import ChatEvent, TokenEvent
+from ..chat import ChatEvent, TextDelta, TokenEvent
 from .errors import ApiError
 from .sources import Source, opened
 
 if TYPE_CHECKING:
     from .engine import Engine
 
+# Texts that follow within this time are one. 250 tokens a second are not slower for it.
+_TOGETHER_S = 0.004
 # Events of one answer that may wait to be shown.
 _AHEAD = 128
 
@@ -35,6 +38,28 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+
+def merged(events: Sequence[tuple[int, ChatEvent]]) -> list[tuple[int, ChatEvent]]:
+    """Return the events with neighbouring texts of one message as one; tokens come before it."""
+    out: list[tuple[int, ChatEvent]] = []
+    texts: dict[int, list[TextDelta]] = {}
+
+    def tell(number: int) -> None:
+        if parts := texts.pop(number, None):
+            text = "".join(part.text for part in parts)
+            out.append((number, TextDelta(text, parts[0].channel, parts[0].recipient)))
+
+    for number, event in events:
+        if isinstance(event, TextDelta):
+            texts.setdefault(number, []).append(event)
+            continue
+        if not isinstance(event, TokenEvent):
+            tell(number)
+        out.append((number, event))
+    for number in list(texts):
+        tell(number)
+    return out
 
 
 class Answers:
@@ -102,13 +127,19 @@ class Answers:
 
     async def batches(self) -> AsyncIterator[list[tuple[int, ChatEvent]]]:
         """Yield what has come, as (which answer, event); raises what ends an answer badly."""
+        before = -math.inf
         while True:
             await self._news.wait()
+            # What comes faster than anybody reads is sent together: each sending has its price.
+            soon = before + _TOGETHER_S - time.perf_counter()
+            if soon > 0 and self._left and self._failure is None:
+                await asyncio.sleep(soon)
             self._news.clear()
             events, self._events = self._events, []
             self._taken.set()
+            before = time.perf_counter()
             if events:
-                yield events
+                yield merged(events)
             if self._failure is not None:
                 raise self._failure
             if not self._events and not self._left:

@@ -60,17 +60,16 @@ class Shown {
     this.node.setAttribute("aria-busy", "true");
     this.message = { role: "assistant", content: "" };
     this.calls = [];
-    this.pieces = 0;
     this.begun = this.last = 0;
   }
 
   take(delta) {
     const follow = atEnd();
-    this.begun ||= performance.now();
+    this.begun ||= performance.now(); // the first token is there
     if (delta.reasoning_content) this.think(delta.reasoning_content);
     if (delta.content) this.say(delta.content);
     for (const call of delta.tool_calls ?? []) this.call(call);
-    if (delta.reasoning_content || delta.content || delta.tool_calls) this.count();
+    this.last = performance.now();
     if (follow) log.scrollTop = log.scrollHeight;
   }
 
@@ -113,12 +112,6 @@ class Shown {
     this.folded = true;
     this.reasoning.open = false;
     this.reasoning.querySelector("summary").textContent = "Reasoning";
-  }
-
-  count() {
-    this.pieces += 1;
-    this.last = performance.now();
-    if (this.pieces % 8 === 0) $("status").textContent = `${this.rate(this.pieces)} tokens/s`;
   }
 
   rate(tokens) {
