@@ -94,12 +94,12 @@ class Answers:
             raise
 
     async def _begin(self) -> None:
-        await opened(self._sources[0])
+        await opened(self._sources[0], self.engine.workers)
         self._read(0)
         await self._news.wait()
         # The others find the prompt in the cache.
         for number in range(1, len(self._sources)):
-            await opened(self._sources[number])
+            await opened(self._sources[number], self.engine.workers)
             self._read(number)
         if self._failure is not None:
             raise self._failure

@@ -37,8 +37,7 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with metrics.watching():
             yield
-        engine.leaving = True
-        engine.stop()
+        engine.close()
 
     app = FastAPI(
         title="gptoss-native",

@@ -1,7 +1,7 @@
 """A model as the endpoints of one application share it."""
 
-import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,6 +25,8 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.store = Store(settings)
+        # Opening is Python's own work: more threads would only be in the event loop's way.
+        self.workers = ThreadPoolExecutor(2, "gptoss-open")
         self.open: set[Answers] = set()
         self.leaving = False  # no new requests: the server shuts down
         self.fingerprint = f"gptoss-native-{__version__}"
@@ -59,5 +61,9 @@ class Engine:
     def stop(self) -> None:
         """End all answers that still go on."""
         for answers in list(self.open):
-            with contextlib.suppress(RuntimeError):
-                answers.stop()
+            answers.stop()
+
+    def close(self) -> None:
+        self.leaving = True
+        self.stop()
+        self.workers.shutdown(wait=False)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -177,9 +178,9 @@ def chat_sources(model: Model, settings: Settings, wanted: Wanted, n: int) -> li
     return out
 
 
-async def opened(source: Source) -> None:
+async def opened(source: Source, workers: Executor) -> None:
     """Open on another thread; where that is cancelled, what was made can still be closed."""
-    opening = asyncio.ensure_future(asyncio.to_thread(source.open))
+    opening = asyncio.get_running_loop().run_in_executor(workers, source.open)
     try:
         await asyncio.shield(opening)
     except asyncio.CancelledError:
