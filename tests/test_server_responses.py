@@ -202,6 +202,13 @@ def test_an_answer_that_is_cut_is_incomplete(client):
     assert response.usage.output_tokens == 8
 
 
+def test_what_was_asked_stays_where_nothing_was_said(client):
+    nothing = ask(client, max_output_tokens=1)
+    assert nothing.output == []
+    after = ask(client, "Again?", previous_response_id=nothing.id, max_output_tokens=1)
+    assert after.usage.input_tokens > nothing.usage.input_tokens
+
+
 def test_answers_follow_a_schema(client):
     form = {"type": "json_schema", "name": "person", "schema": PERSON, "strict": True}
     response = ask(client, "Alice is 30 years old.", text={"format": form})

@@ -84,7 +84,14 @@ class ChatSource:
     def entries(self) -> tuple[Entry, ...]:
         """The conversation up to the answer's end, as the model has seen it."""
         assert self._chat is not None
-        return self._chat.entries
+        if entries := self._chat.entries:
+            return entries
+        # Nothing was written that is kept: what was asked stays.
+        render = self._chat.renderer.render
+        return tuple(
+            one if isinstance(one, Entry) else Entry(one, render([one], analysis="all"))
+            for one in self._wanted.messages
+        )
 
     def cost(self) -> Cost:
         if self._turn is None:
