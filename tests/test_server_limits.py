@@ -222,6 +222,18 @@ def test_other_origins_may_ask_where_they_are_named(served, model):
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_names_that_the_server_is_not_called_by_are_refused(model):
+    with serving(model, allowed_hosts=("localhost", "127.0.0.1", "[::1]")) as served:
+        for host, status in (
+            (f"127.0.0.1:{served.port}", 200),
+            ("LocalHost", 200),
+            (f"[::1]:{served.port}", 200),
+            ("evil.example", 403),
+            ("127.0.0.1.evil.example:80", 403),
+        ):
+            assert served.http.get("/v1/models", headers={"host": host}).status_code == status
+
+
 class Lines(logging.Handler):
     def __init__(self):
         super().__init__()

@@ -33,6 +33,7 @@ def serve(args: argparse.Namespace) -> None:
         model_name=args.model_name or _name(args),
         api_keys=_keys(args),
         max_context=args.max_context,
+        allowed_hosts=_hosts(args),
         cors_origins=tuple(args.cors_origin),
         # The bundled model was trained with all channels named.
         all_channels=args.checkpoint is None,
@@ -70,6 +71,14 @@ def _name(args: argparse.Namespace) -> str:
     folder = Path(args.checkpoint).resolve()
     name = folder.parent.name if folder.name == "original" else folder.name
     return re.sub(r"[^\w.-]", "-", name, flags=re.A) or "model"
+
+
+def _hosts(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the names to be called by: on this machine alone a browser must not lend it others."""
+    own = ("localhost", "127.0.0.1", "[::1]")
+    if not args.allowed_host and args.host not in (*own, "::1"):
+        return ()
+    return (*own, args.host, *args.allowed_host)
 
 
 def _keys(args: argparse.Namespace) -> tuple[str, ...]:

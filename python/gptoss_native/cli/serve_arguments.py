@@ -26,6 +26,14 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
         help="a key a line, one of which requests must have; also in GPTOSS_API_KEYS, by commas",
     )
     group.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that requests may call this server by, besides localhost; repeatable; default: any, "
+        "but none where --host is this machine alone",
+    )
+    group.add_argument(
         "--cors-origin",
         action="append",
         default=[],

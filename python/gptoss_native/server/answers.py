@@ -99,6 +99,8 @@ class Answers:
         await self._news.wait()
         # The others find the prompt in the cache.
         for number in range(1, len(self._sources)):
+            if self._failure is not None:
+                break
             await opened(self._sources[number], self.engine.workers)
             self._read(number)
         if self._failure is not None:

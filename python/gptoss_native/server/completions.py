@@ -18,6 +18,7 @@ from .chat_messages import most_tokens, sampling_of, stops
 from .endpoint import engine_of, told_failure
 from .engine import Engine
 from .errors import invalid
+from .parts import token_bytes
 from .responding import EventStream, JsonAnswer, encoded, unless_gone
 from .schemas.completions import CompletionRequest
 from .sources import RawSource
@@ -107,7 +108,7 @@ class _Choice:
         return {"text": text, "logprobs": told | {"top_logprobs": tops, "text_offset": offsets}}
 
     def _name(self, token_id: int) -> str:
-        return self._tokenizer.decode([token_id])
+        return token_bytes(self._tokenizer, token_id).decode(errors="replace")
 
 
 class _Completion:

@@ -80,8 +80,6 @@ def as_api_error(error: BaseException, *, retry_after_s: int = 1) -> ApiError:
 
 def _of_validation(error: RequestValidationError) -> ApiError:
     """Return the error of a body that is not as its schema has it: the first that is wrong."""
-    if isinstance(error.body, bytes):
-        return invalid(None, "the body's content-type is not JSON's, wanted application/json")
     errors = error.errors()
     # What is wrong deepest is what the client meant to write.
     first = max(errors, key=lambda one: len(one["loc"])) if errors else {}

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..json_fields import shown
 from .errors import ApiError, as_api_error
 from .log import log_request, logger
 from .metrics import Metrics
@@ -20,6 +21,7 @@ from .settings import Settings
 
 # Nothing of a conversation is there, and who watches a server or opens its page has no key yet.
 _OPEN = ("/health", "/ready", *FILES)
+_PORT = re.compile(r":\d*$")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.A)
 
 
@@ -53,6 +55,7 @@ class Gateway:
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.api_keys)
+        self._hosts = {name.lower() for name in settings.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,6 +78,11 @@ class Gateway:
             self._log(visit)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
+        host = headers.get("host", "").lower().rsplit("@", 1)[-1]
+        name = host if host.endswith("]") else _PORT.sub("", host)
+        if self._hosts and name not in self._hosts:
+            what = f"the host is {shown(name)}, wanted one that this server is called by"
+            raise ApiError(403, what, code="host_not_allowed")
         owner = self._keys.owner(headers.get("authorization"))
         # Browsers ask what they may ask before they send a key.
         free = scope["path"] in _OPEN or scope["method"] == "OPTIONS"
@@ -88,6 +96,11 @@ class Gateway:
             raise ApiError(400, "content-length is no number")
         if len(length) > 15 or int(length) > self._settings.max_body_bytes:
             raise _too_large(self._settings)
+        # Other types may be sent by any page that a browser shows, without asking here first.
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (int(length) or "transfer-encoding" in headers) and kind != "application/json":
+            wanted = "wanted application/json"
+            raise ApiError(415, f"the body's content-type is {shown(kind)}, {wanted}")
 
     def _log(self, visit: "_Visit") -> None:
         route = visit.scope.get("route")

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from .._core import InvalidArgument
 from ..chat import TokenEvent
 from ..harmony import Message
 from ..tokenizer import Tokenizer
@@ -30,5 +31,13 @@ def logprob_of(tokenizer: Tokenizer, event: TokenEvent) -> dict[str, Any]:
 
 
 def _token(tokenizer: Tokenizer, token_id: int) -> dict[str, Any]:
-    data = tokenizer.token_bytes(token_id)
+    data = token_bytes(tokenizer, token_id)
     return {"token": data.decode(errors="replace"), "bytes": list(data)}
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """Return a token's bytes, none for an id of no token: published vocabularies are padded."""
+    try:
+        return tokenizer.token_bytes(token_id)
+    except InvalidArgument:
+        return b""

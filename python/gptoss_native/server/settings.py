@@ -28,6 +28,9 @@ class Settings:
     shutdown_s: float = 30.0  # for answers to end, once the server is told to stop
     stored_responses: int = 1000  # kept for `previous_response_id`, those used last
     stored_bytes: int = 64 << 20  # that these may take together
+    # By these names alone requests may call the server: a page elsewhere whose name points
+    # here is kept out. None: by any.
+    allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()  # from which browsers may ask; none but the page's own
     log_prompts: bool = False  # write what was asked into the log, too
     page: bool = True  # serve the chat page at /
@@ -36,7 +39,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.model_name, str) or not _NAME.fullmatch(self.model_name):
             _wrong("model_name", self.model_name, "a word of letters, digits and ._:/@+-")
-        for name in ("api_keys", "cors_origins"):
+        for name in ("api_keys", "allowed_hosts", "cors_origins"):
             values = getattr(self, name)
             listed = isinstance(values, list | tuple)
             if not listed or not all(isinstance(one, str) and one for one in values):

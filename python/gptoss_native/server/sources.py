@@ -1,6 +1,7 @@
 """Where an answer's events come from: a turn of a chat, or a session's tokens as they are."""
 
 import asyncio
+import codecs
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
@@ -13,6 +14,7 @@ from ..harmony import Message
 from ..model import Model
 from ..session import Session
 from ..stream import Stream
+from .parts import token_bytes
 from .settings import Settings
 from .wanted import Wanted, open_chat
 
@@ -136,20 +138,19 @@ class RawSource:
         assert self._stream is not None
         watch = StopWatch(self._stop, ("all",))
         watch.begin(Message("assistant", "", channel="final"))
-        decoder = self._model.tokenizer.stream()
-        known = self._model.tokenizer.vocab_size
+        tokenizer = self._model.tokenizer
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async for token in self._stream:
             yield TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
             if token.id in self._model.stop_ids:
                 break
-            text = decoder.push(token.id) if token.id < known else ""
-            if text := watch.push(text):
+            if text := watch.push(decoder.decode(token_bytes(tokenizer, token.id))):
                 yield TextDelta(text, "final", None)
             if watch.found is not None:
                 self._stopped = True
                 self._stream.cancel()
                 return
-        if text := watch.push(decoder.flush()) + watch.end():
+        if text := watch.push(decoder.decode(b"", True)) + watch.end():
             yield TextDelta(text, "final", None)
 
     def cancel(self) -> None:

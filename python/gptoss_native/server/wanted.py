@@ -1,8 +1,10 @@
 """What a request asks of the model, in the engine's words; both endpoints for chats end here."""
 
-import functools
+import datetime
 import json
+import threading
 import uuid
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,9 @@ from ..model import Model
 from ..structured import Envelope
 from ..tokenizer import Tokenizer
 from .settings import Settings
+
+# Schemas of tools of which it is known whether they can be followed.
+_MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ def open_chat(model: Model, settings: Settings, wanted: Wanted) -> Chat:
     Raises InvalidArgument for what cannot be followed.
     """
     strict = [tool.description.name for tool in wanted.tools if is_strict(model.tokenizer, tool)]
-    system = SystemContent(date=_today(), channels=CHANNELS if settings.all_channels else None)
+    system = SystemContent(
+        date=datetime.date.today(), channels=CHANNELS if settings.all_channels else None
+    )
     return Chat(
         model,
         reasoning_effort=wanted.effort,
@@ -64,20 +71,23 @@ def is_strict(tokenizer: Tokenizer, tool: Tool) -> bool:
     return _can_be_held(tokenizer, json.dumps(one.parameters or {}))
 
 
-@functools.lru_cache(1024)
+_held: "weakref.WeakKeyDictionary[Tokenizer, dict[str, bool]]" = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
 def _can_be_held(tokenizer: Tokenizer, parameters: str) -> bool:
-    tool = ToolDescription("x", "", json.loads(parameters))
-    try:
-        Envelope(tokenizer, tools=[tool], strict=True)
-    except InvalidArgument:
-        return False
-    return True
-
-
-def _today() -> Any:
-    import datetime
-
-    return datetime.date.today()
+    with _lock:
+        known = _held.setdefault(tokenizer, {})
+        if parameters not in known:
+            if len(known) >= _MOST_KNOWN:
+                del known[next(iter(known))]
+            tool = ToolDescription("x", "", json.loads(parameters))
+            try:
+                Envelope(tokenizer, tools=[tool], strict=True)
+                known[parameters] = True
+            except InvalidArgument:
+                known[parameters] = False
+        return known[parameters]
 
 
 def new_id(prefix: str) -> str:
