@@ -153,7 +153,8 @@ def load(arguments):
             reader = threading.Thread(target=lambda: process.stderr.read())
             reader.start()
             crowd = Crowd(port, arguments.clients, random.Random(1))
-            warm = min(20.0, arguments.load / 4)
+            # Heaps of many threads, and automata of regular expressions, grow at first.
+            warm = min(100.0, arguments.load / 3)
             asyncio.run(crowd.run(warm))
             time.sleep(1)
             before = resident(process.pid)

@@ -5,8 +5,9 @@ import json
 import time
 from collections import Counter
 
-HEAD = "POST {} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+HEAD = "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 PATH = "/v1/chat/completions"
+METRICS = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 MALFORMED = (b"{", b"[]", b'{"model": "bench"}', b'{"model": "bench", "messages": 5}', b"\xff")
 
 
@@ -126,7 +127,9 @@ class Crowd:
 
     async def _metrics(self):
         async with Client(self._port) as client:
-            client.writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            client.writer.write(
+                b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            )
             text = (await client.reader.read()).decode().partition("\r\n\r\n")[2]
         lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in lines}

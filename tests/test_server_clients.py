@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from openai.types.chat import ChatCompletion
@@ -171,3 +174,20 @@ def test_schemathesis_finds_no_failure_of_the_server(served):
     ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_the_client_for_node_follows(served):
+    node = shutil.which("node")
+    modules = os.environ.get("NODE_MODULES", "")
+    if node is None or not (Path(modules) / "openai").is_dir():
+        pytest.skip("needs node, and NODE_MODULES naming a node_modules folder with openai")
+    script = Path(__file__).parent / "openai_client.mjs"
+    command = [node, script, served.url, modules]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["whole"] == told["streamed"] == told["response"] == "17 + 25 = 42"
+    assert told["city"] == "Zurich"
+    assert "21" in told["tools"]
+    assert told["events"] > 20
+    assert told["error"] == [400, "temperature"]
