@@ -13,7 +13,7 @@ import gptoss_native as gn
 import httpx
 import openai
 import pytest
-from gptoss_native.server import Settings
+from gptoss_native.server import Settings, create_app
 from gptoss_native.server.log import JsonLines
 from served import SUM, chat_tools, demo, process, serving
 
@@ -218,6 +218,9 @@ def test_other_origins_may_ask_where_they_are_named(served, model):
         assert allowed.headers["access-control-allow-origin"] == "https://page.example"
         answer = open_to_one.post(CHAT, BODY, headers=wanted | {"authorization": "Bearer k"})
         assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        refused = open_to_one.post(CHAT, BODY, headers=wanted)
+        assert refused.status_code == 401
+        assert "access-control-allow-origin" in refused.headers
         other = open_to_one.http.options(CHAT, headers=wanted | {"origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
 
@@ -299,6 +302,11 @@ def test_a_failure_is_an_error_with_an_id_and_is_logged(served, lines, monkeypat
 def test_settings_are_checked(given, said):
     with pytest.raises(gn.InvalidArgument, match=said):
         Settings(**given)
+
+
+def test_a_context_that_the_model_has_not_is_refused(model):
+    with pytest.raises(gn.InvalidArgument, match="max_context is 999999, wanted at most"):
+        create_app(model, Settings(max_context=999999))
 
 
 # As a process

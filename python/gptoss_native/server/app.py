@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from .. import __version__
-from .._core import Error
+from .._core import Error, InvalidArgument
 from ..harmony import Renderer
 from ..model import Model
 from . import chat_completions, completions, models, responses
@@ -31,6 +31,10 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     Renderer(model.tokenizer)
+    longest = model.info()["max_context"]
+    if settings.max_context is not None and settings.max_context > longest:
+        given = f"max_context is {settings.max_context}"
+        raise InvalidArgument(f"{given}, wanted at most the model's own, {longest}")
     metrics = Metrics(model)
 
     @contextlib.asynccontextmanager
@@ -53,7 +57,8 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     if settings.page:
         add_page(app)
-    if settings.cors_origins:
+    app.add_middleware(Gateway, settings=settings, metrics=metrics)
+    if settings.cors_origins:  # around the gateway, so that pages can read its errors, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
@@ -61,7 +66,6 @@ def create_app(model: Model, settings: Settings | None = None) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id"],
         )
-    app.add_middleware(Gateway, settings=settings, metrics=metrics)
     return app
 
 
