@@ -520,3 +520,18 @@ def test_anomalies_are_events_too(demo):
     kinds = [event.kind for event in turn if isinstance(event, Anomaly)]
     assert kinds == ["missing_end"]
     assert turn.reply.text == "xy"
+
+
+# What one chat hands to another
+
+
+def test_another_chat_goes_on_with_the_very_ids(demo):
+    one = talk(demo)
+    one.ask(SUM)
+    another = talk(demo)
+    reply = another.ask([*one.entries, user("What is 2 + 3?")])
+    assert reply.text == "2 + 3 = 5"
+    assert [entry.message for entry in one.entries] == one.messages
+    assert another.entries[: len(one.entries)] == one.entries
+    one.ask("What is 2 + 3?")
+    assert another.context == one.context

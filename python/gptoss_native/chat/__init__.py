@@ -2,6 +2,7 @@
 
 from .chat import Chat
 from .events import ChatEvent, TextDelta, TokenEvent, ToolCall, ToolResult
+from .history import Entry
 from .options import TurnOptions
 from .reply import Reply, TurnUsage
 from .turn import Turn
@@ -9,6 +10,7 @@ from .turn import Turn
 __all__ = [
     "Chat",
     "ChatEvent",
+    "Entry",
     "Reply",
     "TextDelta",
     "TokenEvent",

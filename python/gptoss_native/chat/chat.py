@@ -108,8 +108,10 @@ class Chat(Closing):
 
     # Talking
 
-    def send(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
+    def send(self, messages: str | Message | Iterable[Message | Entry], **options: Any) -> Turn:
         """Begin a turn: what the user says, or any messages, such as answers to calls.
+
+        An Entry, as another chat's `entries` has it, is taken with the ids that it has.
 
         Returns the turn, which does its work while its events, or its reply, are asked for:
         `for event in chat.send(...)`, `chat.send(...).reply`, and in an event loop `async for` and
@@ -122,9 +124,10 @@ class Chat(Closing):
         """
         given = checked_messages(messages)
         changed = self._options.with_changes(options)
-        if given[-1].role == "tool" and "tool_choice" not in options:
+        incoming = self._history.rendered(given)
+        if incoming[-1].message.role == "tool" and "tool_choice" not in options:
             changed = changed.after_call()
-        return self._begin(self._history.rendered(given), changed)
+        return self._begin(incoming, changed)
 
     def asend(self, messages: str | Message | Iterable[Message], **options: Any) -> Turn:
         """Do what `send` does; the turn is for `async for` and `await` as well as for threads."""
@@ -222,6 +225,11 @@ class Chat(Closing):
     def messages(self) -> list[Message]:
         """The conversation without its opening; reasoning that is no longer shown is there too."""
         return [entry.message for entry in self._history.entries]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The same with the ids that the model has seen or written."""
+        return tuple(self._history.entries)
 
     @property
     def opening(self) -> tuple[Message, ...]:

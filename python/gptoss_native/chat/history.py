@@ -30,28 +30,29 @@ def text_of(message: Message) -> str:
     return message.content
 
 
-def checked_messages(given: object) -> list[Message]:
-    """Return what is sent to a chat as messages. Raises InvalidArgument."""
-    if isinstance(given, str):
-        return [Message("user", given)]
-    messages = [given] if isinstance(given, Message) else given
-    if not isinstance(messages, Iterable):
-        raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
-    messages = list(messages)
-    if not messages:
-        raise InvalidArgument("messages is empty, wanted at least one Message")
-    for message in messages:
-        if not isinstance(message, Message) or message.role == "system":
-            wanted = "a Message that is not the system's"
-            raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
-    return messages
-
-
 class Entry(NamedTuple):
     """A message and its ids."""
 
     message: Message
     ids: Sequence[int]
+
+
+def checked_messages(given: object) -> list[Message | Entry]:
+    """Return what is sent to a chat: messages, with their ids or not. Raises InvalidArgument."""
+    if isinstance(given, str):
+        return [Message("user", given)]
+    messages = [given] if isinstance(given, Message | Entry) else given
+    if not isinstance(messages, Iterable):
+        raise InvalidArgument(f"messages is {shown(given)}, wanted text, a Message or several")
+    messages = list(messages)
+    if not messages:
+        raise InvalidArgument("messages is empty, wanted at least one Message")
+    for one in messages:
+        message = one.message if isinstance(one, Entry) else one
+        if not isinstance(message, Message) or message.role == "system":
+            wanted = "a Message that is not the system's"
+            raise InvalidArgument(f"one of messages is {shown(message)}, wanted {wanted}")
+    return messages
 
 
 class History:
@@ -70,9 +71,12 @@ class History:
         out.entries = list(self.entries)
         return out
 
-    def rendered(self, messages: Iterable[Message]) -> list[Entry]:
+    def rendered(self, messages: Iterable[Message | Entry]) -> list[Entry]:
         """Return messages with their ids; InvalidArgument for text that no tokenizer takes."""
-        return [Entry(m, self._renderer.render([m], analysis="all")) for m in messages]
+        return [
+            m if isinstance(m, Entry) else Entry(m, self._renderer.render([m], analysis="all"))
+            for m in messages
+        ]
 
     def context(
         self, entries: Sequence[Entry], opening: Sequence[Message] | None = None

@@ -11,9 +11,16 @@ from .arguments import parse
 from .chat import chat
 from .generate import generate
 from .machine import show_info, show_plan
+from .serve import serve
 from .terminal import one_line, say
 
-_COMMANDS = {"chat": chat, "generate": generate, "info": show_info, "plan": show_plan}
+_COMMANDS = {
+    "chat": chat,
+    "generate": generate,
+    "info": show_info,
+    "plan": show_plan,
+    "serve": serve,
+}
 _FAILED = 2
 _INTERRUPTED = 128 + 2  # as a shell reports a process ended by SIGINT
 _PIPE_CLOSED = 128 + 13  # and by SIGPIPE

@@ -1,16 +1,15 @@
 """The command line: its options, and what each may hold."""
 
 import argparse
-import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import InvalidArgument, __version__
-from ..json_fields import shown
+from .serve_arguments import add_serving
+from .values import bias, count, count_or_zero, date, ids, integer, number, text
 
-# What the library's own integers can hold; it checks the narrower ranges and names them.
-_INT_MAX = 2**31 - 1
+# What the library's own integer can hold.
 _SEED_MAX = 2**64 - 1
 # Far above what an answer needs, and some minutes where a model repeats itself without end.
 _ANSWER_TOKENS = 16384
@@ -19,60 +18,6 @@ _ANSWER_TOKENS = 16384
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InvalidArgument(f"{message} (see {self.prog} --help)")
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:  # also thousands of digits
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{shown(text)} is no integer from {low} to {high}")
-        return value
-
-    return convert
-
-
-_count = _integer(1, _INT_MAX)
-_count_or_zero = _integer(0, _INT_MAX)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no number") from None
-
-
-def _ids(text: str) -> list[int]:
-    ids = [_count_or_zero(part) for part in text.replace(",", " ").split()]
-    if not ids:
-        raise argparse.ArgumentTypeError("no ids; wanted integers, as in 1,2,3")
-    return ids
-
-
-def _text(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is not ID=VALUE")
-    return _count_or_zero(token), _number(value)
-
-
-def _date(text: str) -> datetime.date:
-    try:
-        date = datetime.date.fromisoformat(text)
-        if date.isoformat() == text:  # newer Pythons take other forms too
-            return date
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{shown(text)} is no date YYYY-MM-DD")
 
 
 def _add_placing(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +36,12 @@ def _add_placing(parser: argparse.ArgumentParser) -> None:
         metavar="fast|exact",
         help="default: fast; exact computes with float32 activations",
     )
-    group.add_argument("--threads", type=_count, metavar="N", help="default: all there are")
+    group.add_argument("--threads", type=count, metavar="N", help="default: all there are")
     group.add_argument(
-        "--max-context", type=_count, metavar="N", help="tokens; default: the model's own limit"
+        "--max-context",
+        type=count,
+        metavar="N",
+        help="tokens; default: the model's own limit",
     )
 
 
@@ -101,12 +49,15 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the prompt")
     one = group.add_mutually_exclusive_group(required=True)
     one.add_argument(
-        "--prompt", type=_text, metavar="TEXT", help="text as it is, special tokens by their names"
+        "--prompt",
+        type=text,
+        metavar="TEXT",
+        help="text as it is, special tokens by their names",
     )
-    one.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids; needs no tokenizer")
+    one.add_argument("--ids", type=ids, metavar="1,2,3", help="token ids; needs no tokenizer")
     one.add_argument(
         "--user",
-        type=_text,
+        type=text,
         metavar="TEXT",
         help="a message to the assistant, in the published chat form",
     )
@@ -114,42 +65,48 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "--effort", metavar="low|medium|high", help="with --user: how long to think; default medium"
     )
     group.add_argument(
-        "--date", type=_date, metavar="YYYY-MM-DD", help="with --user: instead of today's date"
+        "--date",
+        type=date,
+        metavar="YYYY-MM-DD",
+        help="with --user: instead of today's date",
     )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("choosing tokens")
-    number: dict[str, Any] = {"type": _number, "metavar": "X"}
+    real: dict[str, Any] = {"type": number, "metavar": "X"}
     group.add_argument(
         "--temperature",
         default=0.0,
         help="default 0: always the most likely token; 1 is the model's own distribution",
-        **number,
+        **real,
     )
-    group.add_argument("--top-k", type=_count_or_zero, default=0, metavar="N", help="0 keeps all")
-    group.add_argument("--top-p", default=1.0, help="above 0, up to 1 (all)", **number)
-    group.add_argument("--min-p", default=0.0, help="0 (all) to 1", **number)
-    group.add_argument("--repetition-penalty", default=1.0, help="1 is none", **number)
-    group.add_argument("--presence-penalty", default=0.0, help="0 is none", **number)
-    group.add_argument("--frequency-penalty", default=0.0, help="0 is none", **number)
+    group.add_argument("--top-k", type=count_or_zero, default=0, metavar="N", help="0 keeps all")
+    group.add_argument("--top-p", default=1.0, help="above 0, up to 1 (all)", **real)
+    group.add_argument("--min-p", default=0.0, help="0 (all) to 1", **real)
+    group.add_argument("--repetition-penalty", default=1.0, help="1 is none", **real)
+    group.add_argument("--presence-penalty", default=0.0, help="0 is none", **real)
+    group.add_argument("--frequency-penalty", default=0.0, help="0 is none", **real)
     group.add_argument(
         "--logit-bias",
-        type=_bias,
+        type=bias,
         action="append",
         default=[],
         metavar="ID=VALUE",
         help="added to the logit of a token; repeatable",
     )
     group.add_argument(
-        "--seed", type=_integer(0, _SEED_MAX), metavar="N", help="the same seed, the same text"
+        "--seed",
+        type=integer(0, _SEED_MAX),
+        metavar="N",
+        help="the same seed, the same text",
     )
 
 
 def _add_logprobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs",
-        type=_count_or_zero,
+        type=count_or_zero,
         metavar="N",
         help="with --json: the N most likely tokens beside each",
     )
@@ -158,11 +115,17 @@ def _add_logprobs(parser: argparse.ArgumentParser) -> None:
 def _add_length(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("when to stop")
     group.add_argument(
-        "--max-new-tokens", type=_count, metavar="N", help="default: 256, or fewer if no more fit"
+        "--max-new-tokens",
+        type=count,
+        metavar="N",
+        help="default: 256, or fewer if no more fit",
     )
     stop = group.add_mutually_exclusive_group()
     stop.add_argument(
-        "--stop-ids", type=_ids, metavar="1,2", help="instead of the checkpoint's own stop ids"
+        "--stop-ids",
+        type=ids,
+        metavar="1,2",
+        help="instead of the checkpoint's own stop ids",
     )
     stop.add_argument("--no-stop", action="store_true", help="go on after the stop ids too")
 
@@ -171,30 +134,30 @@ def _add_conversation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        type=_text,
+        type=text,
         metavar="[CHECKPOINT] [QUESTION]",
         help="a folder, or without one the small bundled model; a question, or without one a "
         "conversation, a line each, to the end of the input",
     )
     group = parser.add_argument_group("the conversation")
     group.add_argument("--effort", default="medium", metavar="low|medium|high")
-    group.add_argument("--instructions", type=_text, metavar="TEXT", help="of the developer")
-    group.add_argument("--date", type=_date, metavar="YYYY-MM-DD", help="instead of today's date")
+    group.add_argument("--instructions", type=text, metavar="TEXT", help="of the developer")
+    group.add_argument("--date", type=date, metavar="YYYY-MM-DD", help="instead of today's date")
     group.add_argument(
         "--max-new-tokens",
-        type=_count,
+        type=count,
         default=_ANSWER_TOKENS,
         metavar="N",
         help=f"for each answer; default {_ANSWER_TOKENS}",
     )
     group.add_argument(
         "--max-reasoning-tokens",
-        type=_count_or_zero,
+        type=count_or_zero,
         metavar="N",
         help="after so many the answer is begun; default: no limit",
     )
     group.add_argument(
-        "--json-schema", type=_text, metavar="FILE", help="answers are JSON of this schema"
+        "--json-schema", type=text, metavar="FILE", help="answers are JSON of this schema"
     )
     group.add_argument(
         "--no-envelope",
@@ -216,7 +179,8 @@ def _make_parser() -> argparse.ArgumentParser:
     def add(name: str, summary: str, note: str = "") -> argparse.ArgumentParser:
         text = f"{summary[0].upper()}{summary[1:]}.{note}"
         command = commands.add_parser(name, help=summary, description=text, allow_abbrev=False)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
+        if name != "serve":
+            command.add_argument("--json", action="store_true", help="print one JSON object")
         return command
 
     generate = add(
@@ -227,7 +191,7 @@ def _make_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "checkpoint",
         nargs="?",
-        type=_text,
+        type=text,
         metavar="CHECKPOINT",
         help="folder; default: the small bundled model",
     )
@@ -242,12 +206,19 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     for add_options in (_add_conversation, _add_sampling, _add_placing):
         add_options(chat)
+    serve = add(
+        "serve",
+        "answer OpenAI's clients over HTTP; a chat page at /",
+        " Needs the extra `server`. The log goes to stderr, a line of JSON for each request.",
+    )
+    add_serving(serve)
+    _add_placing(serve)
     add("info", "say what this machine offers and which kernel runs each stage")
     plan = add("plan", "say what a model would take and how fast it could be; loads nothing")
     plan.add_argument(
         "checkpoint",
         nargs="?",
-        type=_text,
+        type=text,
         metavar="CHECKPOINT",
         help="folder, or 20b, 120b or tiny; default: the small bundled model",
     )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .. import Checkpoint, InvalidArgument, Model, Sampling
+from .. import Checkpoint, InvalidArgument, Limits, Model, Sampling
 from ..model import demo_path
 from .terminal import LoadingBar, say
 
@@ -45,7 +45,7 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     )
 
 
-def load(args: argparse.Namespace) -> Model:
+def load(args: argparse.Namespace, limits: Limits | None = None) -> Model:
     """Load the model as the options have it, with a bar on a terminal."""
     with LoadingBar() as bar:
         return Model.load(
@@ -54,6 +54,7 @@ def load(args: argparse.Namespace) -> Model:
             dense=args.dense,
             precision=args.precision,
             threads=args.threads,
+            limits=limits,
             progress=bar.draw,
         )
 

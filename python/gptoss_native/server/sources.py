@@ -1,0 +1,196 @@
+"""Where an answer's events come from: a turn of a chat, or a session's tokens as they are."""
+
+import asyncio
+import codecs
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..chat import Chat, ChatEvent, Entry, Reply, TextDelta, TokenEvent, Turn
+from ..chat.watch import StopWatch
+from ..harmony import Message
+from ..model import Model
+from ..session import Session
+from ..stream import Stream
+from .parts import token_bytes
+from .settings import Settings
+from .wanted import Wanted, open_chat
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An answer's tokens."""
+
+    cached_tokens: int = 0
+    prefilled_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Source(Protocol):
+    """One answer. `open` and `close` take time, and may be called from any thread."""
+
+    finish_reason: str | None  # once its events have ended
+
+    def open(self) -> None: ...
+    def events(self) -> AsyncIterator[ChatEvent]: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+    def cost(self) -> Cost: ...
+
+
+class ChatSource:
+    """A turn of a chat that is made for it."""
+
+    def __init__(self, model: Model, settings: Settings, wanted: Wanted) -> None:
+        self._model = model
+        self._settings = settings
+        self._wanted = wanted
+        self._chat: Chat | None = None
+        self._turn: Turn | None = None
+        self._reply: Reply | None = None
+
+    def open(self) -> None:
+        wanted = self._wanted
+        self._chat = open_chat(self._model, self._settings, wanted)
+        # Each request says it anew, after a call's result too.
+        choice = wanted.options.get("tool_choice", "auto")
+        self._turn = self._chat.send(list(wanted.messages), tool_choice=choice)
+
+    def events(self) -> AsyncIterator[ChatEvent]:
+        assert self._turn is not None
+        return aiter(self._turn)
+
+    def cancel(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+
+    def close(self) -> None:
+        if self._chat is not None:
+            self._chat.close()
+
+    @property
+    def reply(self) -> Reply:
+        if self._reply is None:
+            assert self._turn is not None
+            self._reply = self._turn.reply
+        return self._reply
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.reply.finish_reason if self._turn is not None else None
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The conversation up to the answer's end, as the model has seen it."""
+        assert self._chat is not None
+        if entries := self._chat.entries:
+            return entries
+        # Nothing was written that is kept: what was asked stays.
+        render = self._chat.renderer.render
+        return tuple(
+            one if isinstance(one, Entry) else Entry(one, render([one], analysis="all"))
+            for one in self._wanted.messages
+        )
+
+    def cost(self) -> Cost:
+        if self._turn is None:
+            return Cost()
+        usage = self.reply.usage
+        # Where reasoning was ended, the context was read again: the prompt is the first one.
+        first = usage.rounds[:1]
+        return Cost(
+            cached_tokens=sum(one.cached_tokens for one in first),
+            prefilled_tokens=sum(one.prefilled_tokens for one in first),
+            completion_tokens=usage.generated_tokens + usage.forced_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+
+
+class RawSource:
+    """Tokens after some ids. `options` are those of `Session.generate`."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        ids: Sequence[int],
+        stop: Sequence[str],
+        options: dict[str, Any],
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._ids = ids
+        self._stop = stop
+        self._options = options
+        self._session: Session | None = None
+        self._stream: Stream | None = None
+        self._stopped = False
+
+    def open(self) -> None:
+        self._session = self._model.session(max_context=self._settings.max_context)
+        timeout = self._settings.request_timeout_s
+        self._stream = self._session.generate(self._ids, timeout=timeout, **self._options)
+
+    async def events(self) -> AsyncIterator[ChatEvent]:
+        assert self._stream is not None
+        watch = StopWatch(self._stop, ("all",))
+        watch.begin(Message("assistant", "", channel="final"))
+        tokenizer = self._model.tokenizer
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        async for token in self._stream:
+            yield TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
+            if token.id in self._model.stop_ids:
+                break
+            if text := watch.push(decoder.decode(token_bytes(tokenizer, token.id))):
+                yield TextDelta(text, "final", None)
+            if watch.found is not None:
+                self._stopped = True
+                self._stream.cancel()
+                return
+        if text := watch.push(decoder.decode(b"", True)) + watch.end():
+            yield TextDelta(text, "final", None)
+
+    def cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    @property
+    def finish_reason(self) -> str | None:
+        if self._stopped or self._stream is None:
+            return "stop" if self._stopped else None
+        return self._stream.stats.finish_reason
+
+    def cost(self) -> Cost:
+        if self._stream is None:
+            return Cost()
+        stats = self._stream.stats
+        return Cost(stats.cached_tokens, stats.prefilled_tokens, stats.generated_tokens)
+
+
+def chat_sources(model: Model, settings: Settings, wanted: Wanted, n: int) -> list[ChatSource]:
+    """Return n answers to the same; a seed is the first one's, the others count on from it."""
+    sampling = wanted.options["sampling"]
+    out = []
+    for number in range(n):
+        if number and sampling.seed is not None:
+            mine = dataclasses.replace(sampling, seed=(sampling.seed + number) % 2**64)
+            wanted = dataclasses.replace(wanted, options=wanted.options | {"sampling": mine})
+        out.append(ChatSource(model, settings, wanted))
+    return out
+
+
+async def opened(source: Source, workers: Executor) -> None:
+    """Open on another thread; where that is cancelled, what was made can still be closed."""
+    opening = asyncio.get_running_loop().run_in_executor(workers, source.open)
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait({opening})
+        raise

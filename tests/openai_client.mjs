@@ -1,0 +1,46 @@
+// The official client for Node through the server, for test_server_clients.py.
+import { createRequire } from "node:module";
+
+const [url, modules] = process.argv.slice(2);
+const OpenAI = createRequire(`${modules}/`)("openai").default;
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
+const model = "demo";
+const messages = [{ role: "user", content: "What is 17 + 25?" }];
+const out = {};
+
+const whole = await client.chat.completions.create({ model, messages, temperature: 0 });
+out.whole = whole.choices[0].message.content;
+out.streamed = "";
+for await (const chunk of await client.chat.completions.create({ model, messages, temperature: 0, stream: true })) {
+  out.streamed += chunk.choices[0]?.delta?.content ?? "";
+}
+const weather = {
+  type: "function",
+  function: {
+    name: "get_weather",
+    description: "Get the current weather of a city.",
+    parameters: {
+      type: "object",
+      properties: { city: { type: "string", description: "The name of the city." } },
+      required: ["city"],
+    },
+    parse: JSON.parse,
+    function: async ({ city }) => {
+      out.city = city;
+      return '{"temperature": 21, "condition": "sunny"}';
+    },
+  },
+};
+const asked = [{ role: "user", content: "What is the weather in Zurich?" }];
+const runner = client.chat.completions.runTools({ model, messages: asked, temperature: 0, tools: [weather] });
+out.tools = await runner.finalContent();
+const stream = client.responses.stream({ model, input: "What is 17 + 25?", temperature: 0 });
+out.events = 0;
+for await (const _ of stream) out.events += 1;
+out.response = (await stream.finalResponse()).output_text;
+try {
+  await client.chat.completions.create({ model, messages, temperature: 9 });
+} catch (error) {
+  out.error = [error.status, error.param];
+}
+console.log(JSON.stringify(out));
