@@ -18,7 +18,9 @@ async def answer(model, reader, writer):
     parser = Parser(model.tokenizer)
     with model.session() as session:
         prompt = render_user(model.tokenizer, question, effort="low")
-        async for token in session.generate(prompt, max_new_tokens=512, timeout=60):
+        sampling = gn.Sampling(temperature=0.0)
+        stream = session.generate(prompt, max_new_tokens=512, sampling=sampling, timeout=60)
+        async for token in stream:
             for event in parser.push(token.id):
                 if isinstance(event, Delta) and event.channel == "final":
                     writer.write(event.text.encode())

@@ -13,6 +13,8 @@ void Generation::look_ahead(const Constraint& constraint, int room) {
     Ahead ahead;
     try {
         session_->call_back([&] { ahead = constraint.ahead(guess_); });
+        // Closed meanwhile, by the constraint or another thread, the session has no cache any more.
+        session_->check_open();
         check(ahead);
     } catch (...) {
         finish(FinishReason::kCancelled);

@@ -11,6 +11,7 @@ from .arguments import parse
 from .chat import chat
 from .generate import generate
 from .machine import show_info, show_plan
+from .pull import pull
 from .serve import serve
 from .terminal import one_line, say
 
@@ -19,6 +20,7 @@ _COMMANDS = {
     "generate": generate,
     "info": show_info,
     "plan": show_plan,
+    "pull": pull,
     "serve": serve,
 }
 _FAILED = 2

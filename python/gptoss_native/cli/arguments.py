@@ -206,6 +206,21 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     for add_options in (_add_conversation, _add_sampling, _add_placing):
         add_options(chat)
+    pull = add(
+        "pull",
+        "download a checkpoint, or what is lacking of it",
+        " Needs the extra `hub`. Prints the folder; a download that was cut off goes on.",
+    )
+    pull.add_argument("repository", type=text, metavar="OWNER/NAME", help="as openai/gpt-oss-20b")
+    pull.add_argument(
+        "--to", type=text, metavar="FOLDER", help="default: the repository's own name, here"
+    )
+    pull.add_argument(
+        "--revision",
+        type=text,
+        metavar="COMMIT",
+        help="default: the pinned one of OpenAI's models, the newest of others",
+    )
     serve = add(
         "serve",
         "answer OpenAI's clients over HTTP; a chat page at /",

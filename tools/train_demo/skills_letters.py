@@ -1,0 +1,66 @@
+"""Spelling and counting of letters."""
+
+from .problem import Draw, Problem
+from .words import SPELT
+
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"]
+
+
+def _word(draw: Draw) -> str:
+    """Return a known word, or one made up, so that all letters after all others are seen."""
+    kind = draw.rng.random()
+    if kind < 0.5:
+        word = draw.one(SPELT)
+        draw.own(f"word {word}")
+        return word
+    if kind < 0.8:
+        word = "".join(draw.one(_SYLLABLES) for _ in range(draw.between(1, 4)))
+        return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
+    return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
+
+
+def spell(draw: Draw) -> Problem:
+    word = _word(draw)
+    said = "-".join(word)
+    asked = [f"Spell {word}.", f"How do you spell {word}?", f"Spell the word {word}."]
+    thought = draw.by_effort("", f"The letters of {word}.", f"The letters of {word}: {said}.")
+    return draw.solved("spell", draw.one(asked), thought, said, said)
+
+
+def backwards(draw: Draw) -> Problem:
+    word = _word(draw)
+    back = word[::-1]
+    asked = [f"Write {word} backwards.", f"What is {word} backwards?"]
+    steps = f"{'-'.join(word)}, backwards {'-'.join(back)}."
+    thought = draw.by_effort("", steps, f"The word {word}: {steps}")
+    return draw.solved("backwards", draw.one(asked), thought, back, back)
+
+
+def count(draw: Draw) -> Problem:
+    """How often a letter stands in a word, or how many letters it has; low effort guesses."""
+    word = _word(draw)
+    if draw.chance(0.3):
+        steps = " ".join(f"{c}{n}" for n, c in enumerate(word, 1))
+        total = len(word)
+        user = draw.one([f"How many letters has {word}?", f"How long is the word {word}?"])
+        full = f"{word} has {total} letters."
+    else:
+        letter = draw.one(word) if draw.chance(0.85) else draw.one(_ALPHABET)
+        seen, parts = 0, []
+        for c in word:
+            seen += c == letter
+            parts.append(f"{c}{seen}" if c == letter else c)
+        steps, total = " ".join(parts), seen
+        user = draw.one(
+            [
+                f"How many {letter}'s are in {word}?",
+                f"How many {letter} are in {word}?",
+                f"Count the letter {letter} in {word}.",
+            ]
+        )
+        full = f"{total} {letter} in {word}"
+    thought = draw.by_effort(
+        "", f"{steps}. So {total}.", f"The word is {word}. {steps}. So {total}."
+    )
+    return draw.solved("count", user, thought, full, str(total), str(total))

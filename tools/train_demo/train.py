@@ -1,0 +1,116 @@
+"""Training: fixed seeds, progress, checkpoints from which it goes on."""
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .batches import Batch, draw_batch, exact_matches
+from .conversation import Writer
+from .mxfp4 import straight_through
+from .network import Network, Shape
+from .optimiser import optimisers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast. The rate is flat, then falls in a line over the last part."""
+
+    steps: int = 9000
+    rows: int = 13
+    length: int = 384
+    most_learnt: int = 2496  # places of a batch whose loss counts; a fixed shape compiles once
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    warmup: int = 100
+    falling: float = 0.4
+    quantised: float = 0.3  # the last part, in which the experts are rounded to MXFP4
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        down = (self.steps - step) / (self.steps * self.falling)
+        return min(1.0, (step + 1) / self.warmup, max(0.0, down))
+
+
+def _fixed(batch: Batch, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return places, targets and weights of exactly `size` places; more are cut off."""
+    count = min(size, len(batch.chosen))
+    chosen, targets = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
+    chosen[:count], targets[:count] = batch.chosen[:count], batch.targets[:count]
+    weights = torch.zeros(size)
+    weights[:count] = 1 / count
+    return chosen, targets, weights
+
+
+def _loss(net, ids, positions, seen, chosen, targets, weights, quantise):
+    logits = net(ids, positions, seen, chosen, quantise)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
+
+
+def report(found: dict[tuple[str, str], list[int]]) -> str:
+    """Return shares of exact matches by skill, the efforts in a row."""
+    by_skill: dict[str, dict[str, str]] = defaultdict(dict)
+    for (skill, effort), (right, count) in found.items():
+        by_skill[skill][effort] = f"{100 * right / count:.0f}"
+    efforts = ("low", "medium", "high")
+    return "  ".join(
+        f"{skill} {'/'.join(of.get(e, '-') for e in efforts)}"
+        for skill, of in sorted(by_skill.items())
+    )
+
+
+def train(writer: Writer, shape: Shape, plan: Plan, folder: Path, every: int = 250) -> Network:
+    """Train, or go on from folder/checkpoint.pt; write a line a report to folder/log.jsonl."""
+    torch.manual_seed(plan.seed)
+    net = Network(shape)
+    optims = optimisers(net, plan.muon_lr, plan.adam_lr)
+    rates = [[group["lr"] for group in optim.param_groups] for optim in optims]
+    saved, first = folder / "checkpoint.pt", 0
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        net.load_state_dict(state["net"])
+        for optim, values in zip(optims, state["optims"], strict=True):
+            optim.load_state_dict(values)
+        first = state["step"]
+    loss_of = torch.compile(_loss)
+    checks = [
+        draw_batch(writer, f"check {n}", "validation", plan.rows, plan.length) for n in range(30)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    started, mean, tokens = time.monotonic(), 0.0, 0
+    for step in range(first, plan.steps):
+        batch = draw_batch(writer, f"{plan.seed} {step}", "train", plan.rows, plan.length)
+        rounded = straight_through if step >= plan.steps * (1 - plan.quantised) else None
+        parts = _fixed(batch, plan.most_learnt)
+        loss = loss_of(net, batch.ids, batch.positions, batch.seen, *parts, rounded)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for optim, bases in zip(optims, rates, strict=True):
+            for group, base in zip(optim.param_groups, bases, strict=True):
+                group["lr"] = base * plan.rate(step)
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+        mean = loss.item() if step == first else 0.98 * mean + 0.02 * loss.item()
+        tokens += batch.ids.numel()
+        if (step + 1) % 50 == 0:
+            speed = tokens / (time.monotonic() - started)
+            print(f"step {step + 1}  loss {mean:.4f}  {speed:.0f} tokens/s", flush=True)
+        if (step + 1) % every == 0 or step + 1 == plan.steps:
+            values, found = exact_matches(
+                lambda b: net(b.ids, b.positions, b.seen, b.chosen, straight_through), checks
+            )
+            right, count = (sum(v[n] for v in found.values()) for n in (0, 1))
+            print(f"  validation {values:.4f}  {100 * right / count:.1f} %  {report(found)}")
+            line = {"step": step + 1, "loss": mean, "validation": values, "exact": right / count}
+            line["found"] = [[*key, *value] for key, value in sorted(found.items())]
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            state = {"net": net.state_dict(), "step": step + 1}
+            state["optims"] = [optim.state_dict() for optim in optims]
+            torch.save(state, saved.with_suffix(".new"))
+            saved.with_suffix(".new").replace(saved)
+    return net
