@@ -239,6 +239,18 @@ def test_turns_are_those_of_single_steps(worded, seed, strict):
     assert got[0] == got[1]
 
 
+def test_free_texts_that_end_alike_have_one_mask():
+    """A device that was given a mask is not given the same again."""
+    masks = []
+    for _ in range(2):
+        turn = Envelope(TOKENIZER, tools=[WEATHER]).turn()
+        for token in TOKENIZER.encode("<|channel|>analysis<|message|>", allow_special=True):
+            turn.accept(token)
+        masks.append(turn.ahead([]))
+    assert isinstance(masks[0], gn.FixedMask)
+    assert masks[0] is masks[1]
+
+
 def test_headers_take_few_steps(worded):
     envelope = Envelope(TOKENIZER, tools=[CLOCK], tool_choice="required")
     forced = 0

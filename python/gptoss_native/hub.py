@@ -5,6 +5,7 @@ Needs the extra `hub`. huggingface_hub downloads, shows progress, checks and res
 
 import re
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,22 @@ FILES = [
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def _wanted(info: "ModelInfo") -> list[tuple[str, int]]:
+    """Return the names and sizes of the files that are read."""
+    return [
+        (file.rfilename, file.size or 0)
+        for file in info.siblings or ()
+        if any(fnmatch(file.rfilename, pattern) for pattern in FILES)
+    ]
+
+
+def _whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
 def _check_room(info: "ModelInfo", folder: Path) -> None:
     """Refuse what the disk can not hold; files that are there already count as downloaded."""
-    from fnmatch import fnmatch
-
-    lacking = 0
-    for file in info.siblings or ():
-        if any(fnmatch(file.rfilename, pattern) for pattern in FILES):
-            path = folder / file.rfilename
-            there = path.stat().st_size if path.is_file() else 0
-            lacking += max(0, (file.size or 0) - there)
+    lacking = sum(size for name, size in _wanted(info) if not _whole(folder / name, size))
     above = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(above).free
     if lacking > free:
@@ -88,6 +95,9 @@ def pull(
         raise
     except Exception as error:  # the library's HTTP client has errors of its own
         raise CheckpointError(f"{repository} could not be downloaded: {error}") from None
+    lacking = [name for name, size in _wanted(info) if not _whole(path / name, size)]
+    if lacking:
+        raise CheckpointError(f"{repository}: {lacking[0]} is not whole in {path}; pull again")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{repository} at {wanted} has no config.json: it is no checkpoint")
     return path, str(info.sha)

@@ -25,6 +25,8 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.store = Store(settings)
+        longest = model.info()["max_context"]
+        self.max_context = min(settings.max_context or longest, longest)
         # Opening is Python's own work: more threads would only be in the event loop's way.
         self.workers = ThreadPoolExecutor(2, "gptoss-open")
         self.open: set[Answers] = set()

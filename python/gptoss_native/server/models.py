@@ -1,5 +1,6 @@
 """/v1/models, and what watches a server asks: /health, /ready, /metrics."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,13 +15,12 @@ router = APIRouter()
 
 
 def _described(engine: Engine) -> dict[str, Any]:
-    name, longest = engine.settings.model_name, engine.model.info()["max_context"]
     return {
-        "id": name,
+        "id": engine.settings.model_name,
         "object": "model",
         "created": engine.created,
         "owned_by": "gptoss-native",
-        "max_model_len": min(engine.settings.max_context or longest, longest),
+        "max_model_len": engine.max_context,
     }
 
 
@@ -55,4 +55,6 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Give the counters in Prometheus' text form."""
     engine: Engine = request.app.state.engine
-    return Response(engine.metrics.text(), headers={"content-type": CONTENT_TYPE})
+    # What the caches hold is read between two steps, for which the event loop can not wait.
+    text = await asyncio.to_thread(engine.metrics.text)
+    return Response(text, headers={"content-type": CONTENT_TYPE})

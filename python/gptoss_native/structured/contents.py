@@ -58,10 +58,8 @@ class FreeText:
     def __init__(self, tokens: TextTokens, end_id: int) -> None:
         self._tokens = tokens
         self._state = WHOLE
-        self._masks = list(tokens.masks)
-        self._masks[WHOLE] = tokens.masks[WHOLE].copy()
-        set_bit(self._masks[WHOLE], end_id)
-        self._between = FixedMask(self._masks[WHOLE], tokens.whole)
+        self._between, whole = tokens.ending(end_id)
+        self._masks = [whole if n == WHOLE else mask for n, mask in enumerate(tokens.masks)]
 
     def copied(self) -> "FreeText":
         return copy.copy(self)

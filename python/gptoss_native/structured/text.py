@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._core import InvalidArgument
+from ..constraint import FixedMask
 from ..tokenizer import Tokenizer
 
 Bits = npt.NDArray[np.int32]
@@ -85,6 +86,18 @@ class TextTokens:
         self.whole = packed(self._whole)
         self.every = packed(allowed.any(0))
         self.words = self.every.size
+        self._ending: dict[int, tuple[FixedMask, Bits]] = {}
+
+    def ending(self, end_id: int) -> tuple[FixedMask, Bits]:
+        """Return what may come between characters: text, and the token that ends it.
+
+        The same object each time: a device that has a mask need not be given it again.
+        """
+        if end_id not in self._ending:
+            mask = self.masks[WHOLE].copy()
+            mask.view(np.uint32)[end_id >> 5] |= np.uint32(1 << (end_id & 31))
+            self._ending[end_id] = FixedMask(mask, self.whole), mask
+        return self._ending[end_id]
 
     def has(self, token_id: int) -> bool:
         """Whether the id is one of text."""
