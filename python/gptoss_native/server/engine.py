@@ -54,7 +54,10 @@ class Engine:
     def note_prompt(self, request: Request, body: BaseModel) -> None:
         """Log what was asked, where the server was told to."""
         if self.settings.log_prompts:
-            asked: Any = body.model_dump(mode="json", exclude_none=True, by_alias=True)
+            try:
+                asked: Any = body.model_dump(mode="json", exclude_none=True, by_alias=True)
+            except ValueError:  # pydantic's own limit of depth: the request itself may be valid
+                asked = "not shown: nested too deeply"
             fields = {"request_id": request.state.request_id, "body": asked}
             logger.info("prompt", extra={"fields": fields})
 

@@ -16,7 +16,7 @@ from ..session import Session
 from ..stream import Stream
 from .parts import token_bytes
 from .settings import Settings
-from .wanted import Wanted, open_chat
+from .wanted import Wanted, is_strict, open_chat
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ class ChatSource:
         self._chat: Chat | None = None
         self._turn: Turn | None = None
         self._reply: Reply | None = None
+        self.strict: tuple[bool, ...] = ()  # of each tool, once it is open
 
     def open(self) -> None:
         wanted = self._wanted
-        self._chat = open_chat(self._model, self._settings, wanted)
+        self.strict = tuple(is_strict(self._model.tokenizer, tool) for tool in wanted.tools)
+        self._chat = open_chat(self._model, self._settings, wanted, self.strict)
         # Each request says it anew, after a call's result too.
         choice = wanted.options.get("tool_choice", "auto")
         self._turn = self._chat.send(list(wanted.messages), tool_choice=choice)
