@@ -46,6 +46,10 @@ class Settings:
                 # A key is no text for a message.
                 _wrong(name, type(values).__name__, "texts that are not empty")
             object.__setattr__(self, name, tuple(values))
+        # A header has no encoding: how a client would send other letters is anybody's guess.
+        if not all(re.fullmatch(r"[!-~]+", key) for key in self.api_keys):
+            wanted = "letters, digits and signs of ASCII without spaces"
+            raise InvalidArgument(f"one of api_keys has other characters, wanted {wanted}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None or isinstance(value, bool | str | tuple):
