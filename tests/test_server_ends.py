@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+import time
 import types
 
 import gptoss_native as gn
 import pytest
 from gptoss_native.chat import TokenEvent
-from gptoss_native.server import Settings, completions
+from gptoss_native.server import Settings, completions, create_app
 from gptoss_native.server import wanted as wanted_module
 from gptoss_native.server.answers import Answers
 from gptoss_native.server.chat_messages import Calls
@@ -16,6 +17,7 @@ from gptoss_native.server.errors import ApiError
 from gptoss_native.server.responding import unless_gone
 from gptoss_native.server.response_items import _messages
 from gptoss_native.server.schemas import responses as shapes
+from gptoss_native.server.sources import RawSource
 from gptoss_native.server.store import Store, Stored
 from gptoss_native.server.wanted import Tool, is_strict
 from served import SUM, chat_tools, demo, serving
@@ -212,3 +214,42 @@ def test_prompts_are_logged_or_not_but_always_answered(served, depth):
     body = {"model": "demo", "messages": SUM, "tools": chat_tools(tool), "max_tokens": 4}
     answer = served.post("/v1/chat/completions", body)
     assert answer.status_code in (200, 400), answer.text
+
+
+def test_no_more_requests_are_prepared_than_run_and_wait():
+    async def run():
+        limits = gn.Limits(max_streams=1, max_waiting=1)
+        with demo(limits=limits) as model:
+            engine = create_app(model, Settings(retry_after_s=3)).state.engine
+            two = [Answers(engine, [], 0.0) for _ in range(2)]
+            for one in two:
+                engine.take(one)
+            with pytest.raises(ApiError) as refusal:
+                await Answers(engine, [], 0.0).begin()
+            told = refusal.value
+            assert (told.status_code, told.headers) == (429, {"retry-after": "3"})
+            await two[0].close()
+            engine.take(Answers(engine, [], 0.0))
+            engine.close()
+
+    asyncio.run(run())
+
+
+def test_an_answers_time_begins_with_its_request():
+    async def run(model):
+        settings = Settings(request_timeout_s=5)
+        engine = create_app(model, settings).state.engine
+        source = RawSource(model, settings, [65], (), {"max_new_tokens": 10**5})
+        answers = Answers(engine, [source], time.perf_counter() - 60)
+
+        async def ask():
+            await answers.begin()
+            await answers.rest()
+
+        with pytest.raises(ApiError, match="longer than 5 s"):
+            await ask()
+        await answers.close()
+        engine.close()
+
+    with demo() as model:
+        asyncio.run(run(model))

@@ -86,7 +86,7 @@ class Answers:
 
     async def begin(self) -> None:
         """Begin to write. Returns once there is a first event: what is refused is refused here."""
-        self.engine.open.add(self)
+        self.engine.take(self)
         try:
             await self._begin()
         except BaseException:
@@ -94,14 +94,15 @@ class Answers:
             raise
 
     async def _begin(self) -> None:
-        await opened(self._sources[0], self.engine.workers)
+        until = self._begun + self.engine.settings.request_timeout_s
+        await opened(self._sources[0], self.engine.workers, until)
         self._read(0)
         await self._news.wait()
         # The others find the prompt in the cache.
         for number in range(1, len(self._sources)):
             if self._failure is not None:
                 break
-            await opened(self._sources[number], self.engine.workers)
+            await opened(self._sources[number], self.engine.workers, until)
             self._read(number)
         if self._failure is not None:
             raise self._failure

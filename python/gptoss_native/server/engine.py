@@ -28,6 +28,9 @@ class Engine:
         # Opening is Python's own work: more threads would only be in the event loop's way.
         self.workers = ThreadPoolExecutor(2, "gptoss-open")
         self.open: set[Answers] = set()
+        # What the device runs and lets wait. Before that a request is rendered, and its schemas are
+        # compiled: more than these would only fill the memory.
+        self.most_open = model.limits.max_streams + model.limits.max_waiting
         self.leaving = False  # no new requests: the server shuts down
         self.fingerprint = f"gptoss-native-{__version__}"
         self.created = int(time.time())
@@ -44,6 +47,14 @@ class Engine:
             wait = {"retry-after": str(self.settings.retry_after_s)}
             what = "the server is shutting down"
             raise ApiError(503, what, code="shutting_down", headers=wait)
+
+    def take(self, answers: Answers) -> None:
+        """Count answers as open. Raises ApiError where there are as many as the engine takes."""
+        if len(self.open) >= self.most_open:
+            wait = {"retry-after": str(self.settings.retry_after_s)}
+            what = f"{self.most_open} requests are open, which is all this server takes"
+            raise ApiError(429, what, code="engine_busy", headers=wait)
+        self.open.add(answers)
 
     def checked_count(self, name: str, count: int) -> int:
         most = self.settings.max_choices

@@ -41,7 +41,9 @@ class Wanted:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def open_chat(model: Model, settings: Settings, wanted: Wanted, strict: Sequence[bool]) -> Chat:
+def open_chat(
+    model: Model, settings: Settings, wanted: Wanted, strict: Sequence[bool], timeout_s: float
+) -> Chat:
     """Return a chat for one answer; `strict` is that of each tool.
 
     Takes some milliseconds: not for an event loop's thread.
@@ -60,7 +62,7 @@ def open_chat(model: Model, settings: Settings, wanted: Wanted, strict: Sequence
         system=system,
         max_context=settings.max_context,
         run_tools=False,
-        timeout=settings.request_timeout_s,
+        timeout=timeout_s,
         **wanted.options,
     )
 
