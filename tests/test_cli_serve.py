@@ -34,3 +34,11 @@ def test_an_empty_file_of_keys_is_no_open_door(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("\n")
     assert "is empty, wanted a key a line" in complaint(run("serve", "--api-keys-file", str(keys)))
+
+
+def test_keys_that_no_header_carries_are_refused(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("schl\u00fcssel\n", encoding="utf-8")
+    said = complaint(run("serve", "--api-keys-file", str(keys)))
+    assert "a space or a letter beyond ASCII" in said
+    assert "schl" not in said

@@ -3,8 +3,12 @@
 import json
 
 import pytest
+from gptoss_native.server.schemas.chat import ChatRequest
+from gptoss_native.server.schemas.completions import CompletionRequest
+from gptoss_native.server.schemas.responses import ResponseRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from served import CALCULATOR, SUM, WEATHER, chat_tools, demo, serving
 
 CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
@@ -247,3 +251,45 @@ def test_odd_headers(served, name):
         answer = served.http.post(CHAT, content=b"{}", headers=[(name.encode(), value)])
         assert answer.status_code in (400, 401, 415)
         assert answer.headers["x-request-id"].isascii()
+
+
+MANY = 50_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        (CompletionRequest, {"prompt": [-1] * MANY}),
+        (CompletionRequest, {"prompt": [[-1]] * MANY}),
+        (CompletionRequest, {"prompt": ["a"] * MANY + [1]}),
+        (CompletionRequest, {"prompt": "a", "stop": [0] * MANY}),
+        (ChatRequest, {"messages": [0] * MANY}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [0] * MANY}]}),
+        (ChatRequest, {"messages": SUM, "tools": [0] * MANY}),
+        (ChatRequest, {"messages": SUM} | {f"key{n}": 1 for n in range(MANY)}),
+        (ChatRequest, {"messages": SUM, "logit_bias": {str(n): "a" for n in range(MANY)}}),
+        (ChatRequest, {"messages": SUM, "metadata": {str(n): 1 for n in range(MANY)}}),
+        (ResponseRequest, {"input": [0] * MANY}),
+        (ResponseRequest, {"input": [{"role": "user", "content": [0] * MANY}]}),
+        (ResponseRequest, {"input": [{"type": "reasoning", "content": [0] * MANY}]}),
+        (ResponseRequest, {"input": "x", "include": [0] * MANY}),
+    ],
+    ids=lambda one: one.__name__ if isinstance(one, type) else "-".join(list(one)[:2]),
+)
+def test_what_is_wrong_many_times_is_told_once(shape, body):
+    with pytest.raises(ValidationError) as failure:
+        shape.model_validate({"model": "demo"} | body)
+    assert failure.value.error_count() <= 4  # one for each branch of a union
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1], [2, 3]]])
+def test_prompts_are_texts_or_ids(prompt):
+    assert CompletionRequest(model="demo", prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 1, {}, [True], [1.0], ["a", 1], [[1], "a"], [2**31], [-1]]
+)
+def test_other_prompts_are_refused(prompt):
+    with pytest.raises(ValidationError):
+        CompletionRequest(model="demo", prompt=prompt)

@@ -13,8 +13,9 @@ import gptoss_native as gn
 import httpx
 import openai
 import pytest
-from gptoss_native.server import Settings, create_app
+from gptoss_native.server import Settings, create_app, serve
 from gptoss_native.server.log import JsonLines
+from gptoss_native.server.run import bound
 from served import SUM, chat_tools, demo, process, serving
 
 BODY = {"model": "demo", "messages": SUM, "temperature": 0}
@@ -296,6 +297,8 @@ def test_a_failure_is_an_error_with_an_id_and_is_logged(served, lines, monkeypat
         ({"max_choices": 0}, "max_choices is 0, wanted an integer from 1"),
         ({"request_timeout_s": float("nan")}, "request_timeout_s is nan"),
         ({"api_keys": ("",)}, "api_keys is 'tuple', wanted texts"),
+        ({"api_keys": ("schlüssel",)}, "one of api_keys has other characters, wanted letters"),
+        ({"api_keys": ("a b",)}, "one of api_keys has other characters, wanted letters"),
         ({"api_keys": "secret"}, "api_keys is 'str', wanted texts"),
     ],
 )
@@ -307,6 +310,29 @@ def test_settings_are_checked(given, said):
 def test_a_context_that_the_model_has_not_is_refused(model):
     with pytest.raises(gn.InvalidArgument, match="max_context is 999999, wanted at most"):
         create_app(model, Settings(max_context=999999))
+
+
+# Where it listens
+
+
+def test_an_address_that_is_taken_is_an_oserror(model):
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(OSError, match="in use"):
+        serve(create_app(model), port=taken.getsockname()[1])
+    with pytest.raises(OSError, match="assign"):
+        serve(create_app(model), host="192.0.2.1", port=0)
+
+
+def test_all_addresses_of_a_host_have_one_port():
+    sockets = bound("localhost", 0)
+    try:
+        assert len({one.getsockname()[1] for one in sockets}) == 1
+        sockets[0].listen()
+        with pytest.raises(OSError, match="in use"):
+            bound(sockets[0].getsockname()[0], sockets[0].getsockname()[1])
+    finally:
+        for one in sockets:
+            one.close()
 
 
 # As a process

@@ -24,12 +24,17 @@ class Model(Closing):
     """
 
     def __init__(
-        self, core: _core.Model, stop_ids: tuple[int, ...], tokenizer: Path | None
+        self,
+        core: _core.Model,
+        stop_ids: tuple[int, ...],
+        tokenizer: Path | None,
+        limits: Limits | None,
     ) -> None:
         self._core = core
         self._tokenizer_file = tokenizer
         self._tokenizer: Tokenizer | None = None
         self.stop_ids = stop_ids
+        self.limits = limits or Limits()  # what its sessions may take together
 
     @classmethod
     def load(
@@ -71,7 +76,7 @@ class Model(Closing):
             limits=_native(limits),
             progress=progress,
         )
-        return cls(core, checkpoint.stop_ids, checkpoint.tokenizer)
+        return cls(core, checkpoint.stop_ids, checkpoint.tokenizer, limits)
 
     @classmethod
     def random(
@@ -105,7 +110,7 @@ class Model(Closing):
             limits=_native(limits),
             progress=progress,
         )
-        return cls(core, (), None)
+        return cls(core, (), None, limits)
 
     @classmethod
     def demo(

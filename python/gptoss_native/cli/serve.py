@@ -92,6 +92,11 @@ def _keys(args: argparse.Namespace) -> tuple[str, ...]:
     keys = tuple(line.strip() for line in lines if line.strip())
     if args.api_keys_file is not None and not keys:
         raise InvalidArgument(f"--api-keys-file {args.api_keys_file} is empty, wanted a key a line")
+    if not all(re.fullmatch(r"[!-~]+", key) for key in keys):
+        named = f"{_KEYS} or --api-keys-file"
+        raise InvalidArgument(
+            f"a key of {named} has a space or a letter beyond ASCII, wanted none of them"
+        )
     return keys
 
 

@@ -81,12 +81,12 @@ class Answers:
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self._failure: BaseException | None = None
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self.first_token_s: float | None = None
 
     async def begin(self) -> None:
         """Begin to write. Returns once there is a first event: what is refused is refused here."""
-        self.engine.open.add(self)
+        self.engine.take(self)
         try:
             await self._begin()
         except BaseException:
@@ -94,23 +94,27 @@ class Answers:
             raise
 
     async def _begin(self) -> None:
-        await opened(self._sources[0], self.engine.workers)
+        until = self._begun + self.engine.settings.request_timeout_s
+        await opened(self._sources[0], self.engine.workers, until)
         self._read(0)
         await self._news.wait()
         # The others find the prompt in the cache.
         for number in range(1, len(self._sources)):
             if self._failure is not None:
                 break
-            await opened(self._sources[number], self.engine.workers)
+            await opened(self._sources[number], self.engine.workers, until)
             self._read(number)
         if self._failure is not None:
             raise self._failure
 
     async def close(self) -> None:
         """End what still goes on, and free its memory."""
-        if self._closed:
-            return
-        self._closed = True
+        # Who waits for it may be cancelled: the memory is freed even so.
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self.engine.open.discard(self)
         for source in self._sources:
             source.cancel()
@@ -120,8 +124,7 @@ class Answers:
         for source in self._sources:
             self.engine.metrics.count(source.cost())
         # It waits for the step that is being computed.
-        closing = [asyncio.to_thread(source.close) for source in self._sources]
-        await asyncio.shield(asyncio.gather(*closing))
+        await asyncio.gather(*(asyncio.to_thread(source.close) for source in self._sources))
 
     def stop(self) -> None:
         """Let the answers end as cut off, with an error to who reads them."""
@@ -142,9 +145,11 @@ class Answers:
             before = time.perf_counter()
             if events:
                 yield merged(events)
+            if self._events:  # while those before were shown
+                continue
             if self._failure is not None:
                 raise self._failure
-            if not self._events and not self._left:
+            if not self._left:
                 return
 
     async def rest(self) -> list[tuple[int, ChatEvent]]:
@@ -209,6 +214,8 @@ class Answers:
 
     async def _put(self, number: int, event: ChatEvent) -> None:
         """Take an event of an answer; waits while many have not been shown."""
+        if self._failure is not None:
+            return  # what comes after it would put the end off
         if self.first_token_s is None:
             self.first_token_s = time.perf_counter() - self._begun
             self.engine.metrics.first_token.observe(self.first_token_s)

@@ -13,9 +13,9 @@ from ..harmony import MessageStart
 from ..tokenizer import Tokenizer
 from .answers import Answers, Usage
 from .chat_messages import wanted_of
-from .endpoint import engine_of, told_failure
+from .endpoint import answered, engine_of, told_failure
 from .parts import function_name, kind_of, logprob_of
-from .responding import EventStream, JsonAnswer, encoded, unless_gone
+from .responding import encoded
 from .schemas.chat import ChatRequest
 from .sources import chat_sources
 from .wanted import new_id
@@ -33,16 +33,8 @@ async def create(body: ChatRequest, request: Request) -> Response:
     wanted = wanted_of(body, engine.settings)
     sources = chat_sources(engine.model, engine.settings, wanted, n)
     answers = Answers(engine, sources, request.state.begun, per_prompt=n)
-    await unless_gone(request, answers.begin())
     completion = _Completion(answers, body, n)
-    if body.stream:
-        timeout_s = engine.settings.write_timeout_s
-        chunks = completion.chunks(request)
-        return EventStream(chunks, write_timeout_s=timeout_s, close=answers.close)
-    try:
-        return JsonAnswer(await unless_gone(request, completion.whole(request)))
-    finally:
-        await answers.close()
+    return await answered(request, answers, completion, stream=bool(body.stream))
 
 
 class _Choice:

@@ -15,11 +15,11 @@ from ..tokenizer import Tokenizer
 from .answers import Answers
 from .chat_completions import usage_of
 from .chat_messages import most_tokens, sampling_of, stops
-from .endpoint import engine_of, told_failure
+from .endpoint import answered, engine_of, told_failure
 from .engine import Engine
 from .errors import invalid
 from .parts import token_bytes
-from .responding import EventStream, JsonAnswer, encoded, unless_gone
+from .responding import encoded
 from .schemas.completions import CompletionRequest
 from .sources import RawSource
 from .wanted import new_id
@@ -39,16 +39,10 @@ async def create(body: CompletionRequest, request: Request) -> Response:
     engine.checked_count("n times the number of prompts", n * len(prompts))
     sources = [source for ids in prompts for source in _sources(engine, body, ids, n)]
     answers = Answers(engine, sources, request.state.begun, per_prompt=n)
-    await unless_gone(request, answers.begin())
-    completion = _Completion(answers, body, [ids for ids in prompts for _ in range(n)])
-    if body.stream:
-        timeout_s = engine.settings.write_timeout_s
-        chunks = completion.chunks(request)
-        return EventStream(chunks, write_timeout_s=timeout_s, close=answers.close)
-    try:
-        return JsonAnswer(await unless_gone(request, completion.whole(request)))
-    finally:
-        await answers.close()
+    tokenizer = engine.model.tokenizer
+    echoed = [_text(tokenizer, ids) if body.echo else "" for ids in prompts for _ in range(n)]
+    completion = _Completion(answers, body, echoed)
+    return await answered(request, answers, completion, stream=bool(body.stream))
 
 
 def _prompts(body: CompletionRequest, tokenizer: Tokenizer) -> list[list[int]]:
@@ -62,6 +56,11 @@ def _prompts(body: CompletionRequest, tokenizer: Tokenizer) -> list[list[int]]:
     if not prompts or not all(prompts):
         raise invalid("prompt", "prompt is empty, wanted a text or token ids")
     return prompts
+
+
+def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Return the text of ids, among which may be some of no token."""
+    return b"".join(token_bytes(tokenizer, one) for one in ids).decode(errors="replace")
 
 
 def _sources(engine: Engine, body: CompletionRequest, ids: list[int], n: int) -> list[RawSource]:
@@ -114,11 +113,10 @@ class _Choice:
 class _Completion:
     """What a request gets."""
 
-    def __init__(self, answers: Answers, body: CompletionRequest, prompts: list[list[int]]) -> None:
+    def __init__(self, answers: Answers, body: CompletionRequest, echoed: list[str]) -> None:
         self._answers = answers
         self._body = body
         tokenizer = answers.engine.model.tokenizer
-        echoed = [tokenizer.decode(ids) if body.echo else "" for ids in prompts]
         self._choices = [_Choice(tokenizer, text) for text in echoed]
         self._head = {
             "id": new_id("cmpl"),

@@ -1,10 +1,23 @@
 """What the endpoints have in common."""
 
-from starlette.requests import Request
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .answers import Answers
 from .engine import Engine
 from .errors import ApiError, as_api_error
 from .log import logger
+from .responding import EventStream, JsonAnswer, unless_gone
+
+
+class Writing(Protocol):
+    """What a client gets of answers that have begun: one document, or events."""
+
+    async def whole(self, request: Request) -> dict[str, Any]: ...
+    def chunks(self, request: Request) -> AsyncIterator[bytes]: ...
 
 
 def engine_of(request: Request, model: str | None = None) -> Engine:
@@ -14,6 +27,25 @@ def engine_of(request: Request, model: str | None = None) -> Engine:
     if model is not None:
         engine.check_model(model)
     return engine
+
+
+async def answered(
+    request: Request, answers: Answers, writing: Writing, *, stream: bool
+) -> Response:
+    """Begin the answers and return what is sent of them; they are closed however that ends."""
+    try:
+        await unless_gone(request, answers.begin())
+        if stream:
+            timeout_s = answers.engine.settings.write_timeout_s
+            chunks = writing.chunks(request)
+            return EventStream(chunks, write_timeout_s=timeout_s, close=answers.close)
+        whole = JsonAnswer(await unless_gone(request, writing.whole(request)))
+    except BaseException:
+        # A cancellation may come in the very moment in which they have begun.
+        await answers.close()
+        raise
+    await answers.close()
+    return whole
 
 
 def told_failure(request: Request, error: Exception) -> ApiError:

@@ -30,6 +30,9 @@ class Engine:
         # Opening is Python's own work: more threads would only be in the event loop's way.
         self.workers = ThreadPoolExecutor(2, "gptoss-open")
         self.open: set[Answers] = set()
+        # What the device runs and lets wait. Before that a request is rendered, and its schemas are
+        # compiled: more than these would only fill the memory.
+        self.most_open = model.limits.max_streams + model.limits.max_waiting
         self.leaving = False  # no new requests: the server shuts down
         self.fingerprint = f"gptoss-native-{__version__}"
         self.created = int(time.time())
@@ -47,6 +50,14 @@ class Engine:
             what = "the server is shutting down"
             raise ApiError(503, what, code="shutting_down", headers=wait)
 
+    def take(self, answers: Answers) -> None:
+        """Count answers as open. Raises ApiError where there are as many as the engine takes."""
+        if len(self.open) >= self.most_open:
+            wait = {"retry-after": str(self.settings.retry_after_s)}
+            what = f"{self.most_open} requests are open, which is all this server takes"
+            raise ApiError(429, what, code="engine_busy", headers=wait)
+        self.open.add(answers)
+
     def checked_count(self, name: str, count: int) -> int:
         most = self.settings.max_choices
         if count > most:
@@ -56,7 +67,10 @@ class Engine:
     def note_prompt(self, request: Request, body: BaseModel) -> None:
         """Log what was asked, where the server was told to."""
         if self.settings.log_prompts:
-            asked: Any = body.model_dump(mode="json", exclude_none=True, by_alias=True)
+            try:
+                asked: Any = body.model_dump(mode="json", exclude_none=True, by_alias=True)
+            except ValueError:  # pydantic's own limit of depth: the request itself may be valid
+                asked = "not shown: nested too deeply"
             fields = {"request_id": request.state.request_id, "body": asked}
             logger.info("prompt", extra={"fields": fields})
 

@@ -1,7 +1,6 @@
 """Answers as they go over the wire: one JSON document, or a stream of events."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -60,11 +59,11 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
             raise ClientGone
         return task.result()
     finally:
-        for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await one
+        pending = [one for one in (task, gone) if not one.done()]
+        for one in pending:
+            one.cancel()
+        # Their cancellation ends here; one of this task itself goes on.
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 async def _gone(receive: Receive) -> None:

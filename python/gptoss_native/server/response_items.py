@@ -94,6 +94,7 @@ def _is_told(item: Any) -> bool:
 
 def _messages(items: Sequence[Any], first: int, calls: Calls) -> list[Message]:
     out: list[Message] = []
+    followed = _followed_by_calls(items)
     for number in range(first, len(items)):
         item = items[number]
         calls.where = f"input[{number}]"
@@ -106,22 +107,29 @@ def _messages(items: Sequence[Any], first: int, calls: Calls) -> list[Message]:
             out += said(reasoning=text, text="", called=()) if text else []
         else:
             calls.check_answered()
-            out.append(_message(item, items[number + 1 :]))
+            out.append(_message(item, followed[number]))
     calls.where = "input"
     calls.check_answered()
     return out
 
 
-def _message(item: shapes.MessageItem, after: Sequence[Any]) -> Message:
+def _followed_by_calls(items: Sequence[Any]) -> list[bool]:
+    """Return of each item whether a call comes next, reasoning aside."""
+    out, call = [], False
+    for item in reversed(items):
+        out.append(call)
+        if not isinstance(item, shapes.ReasoningItem):
+            call = isinstance(item, shapes.CallItem)
+    return out[::-1]
+
+
+def _message(item: shapes.MessageItem, before_call: bool) -> Message:
     text = text_of(item.content)
     if item.role == "user":
         return Message("user", text)
     if item.role in ("system", "developer"):
         return Message("developer", DeveloperContent(instructions=text))
-    following = next((one for one in after if not isinstance(one, shapes.ReasoningItem)), None)
-    preamble = isinstance(following, shapes.CallItem)
-    if item.phase is not None:
-        preamble = item.phase == "commentary"
+    preamble = before_call if item.phase is None else item.phase == "commentary"
     return Message("assistant", text, channel="commentary" if preamble else "final")
 
 

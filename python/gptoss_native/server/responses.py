@@ -2,23 +2,24 @@
 
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from .answers import Answers, Usage
-from .endpoint import engine_of, told_failure
+from .endpoint import answered, engine_of, told_failure
 from .engine import Engine
 from .errors import ApiError, invalid, unsupported
-from .responding import EventStream, JsonAnswer, encoded, unless_gone
+from .responding import JsonAnswer, encoded
 from .response_events import Output, Told
 from .response_items import Asked, asked_of
 from .schemas.responses import ResponseRequest
+from .settings import Settings
 from .sources import ChatSource
 from .store import Stored, compact
-from .wanted import is_strict, new_id
+from .wanted import new_id
 
 router = APIRouter()
 
@@ -31,15 +32,8 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     asked = asked_of(body, engine.settings, engine.store, request.state.owner)
     source = ChatSource(engine.model, engine.settings, asked.wanted)
     answers = Answers(engine, [source], request.state.begun)
-    await unless_gone(request, answers.begin())
-    writing = _Writing(answers, source, asked, body, request)
-    if body.stream:
-        timeout_s = engine.settings.write_timeout_s
-        return EventStream(writing.events(), write_timeout_s=timeout_s, close=answers.close)
-    try:
-        return JsonAnswer(await unless_gone(request, writing.whole()))
-    finally:
-        await answers.close()
+    writing = _Writing(answers, source, asked, body)
+    return await answered(request, answers, writing, stream=bool(body.stream))
 
 
 @router.get("/v1/responses/{response_id}", response_class=Response)
@@ -104,44 +98,47 @@ class _Writing:
         source: ChatSource,
         asked: Asked,
         body: ResponseRequest,
-        request: Request,
     ) -> None:
         self._answers = answers
         self._source = source
         self._asked = asked
         self._body = body
-        self._request = request
         logprobs = "message.output_text.logprobs" in (body.include or ())
         self._output = Output(answers.engine.model.tokenizer, logprobs=logprobs)
         self._numbers = itertools.count()
-        self._response = _begun(body, asked, answers.engine)
+        self._response: dict[str, Any] = {}
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self, request: Request) -> dict[str, Any]:
+        self._begin()
         for _, event in await self._answers.rest():
             for _ in self._output.take(event):
                 pass
-        return self._finished()
+        return self._finished(request)
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def chunks(self, request: Request) -> AsyncIterator[bytes]:
         """Yield server-sent events, several at a time where several have come."""
         try:
+            self._begin()
             yield self._sent({"type": "response.created", "response": self._response})
             yield self._sent({"type": "response.in_progress", "response": self._response})
             async for batch in self._answers.batches():
                 told = [one for _, event in batch for one in self._output.take(event)]
                 if told:
                     yield b"".join(map(self._sent, told))
-            finished = self._finished()
+            finished = self._finished(request)
             yield self._sent({"type": f"response.{finished['status']}", "response": finished})
         except Exception as error:
-            yield self._sent(self._failed(told_failure(self._request, error)))
+            yield self._sent(self._failed(told_failure(request, error)))
 
     def _sent(self, told: Told) -> bytes:
         kind = told["type"].encode()
         numbered = told | {"sequence_number": next(self._numbers)}
         return b"event: " + kind + b"\ndata: " + encoded(numbered) + b"\n\n"
 
-    def _finished(self) -> dict[str, Any]:
+    def _begin(self) -> None:
+        self._response = _begun(self._body, self._source.strict, self._answers.engine.settings)
+
+    def _finished(self, request: Request) -> dict[str, Any]:
         """Return the response as it is at its end, and keep it where that was asked for."""
         answers, output = self._answers, self._output
         cut = answers.finish_reason(0) == "length"
@@ -152,10 +149,10 @@ class _Writing:
             "output": output.items,
             "usage": usage_of(answers.usage()),
         }
-        answers.note(self._request)
+        answers.note(request)
         if self._body.store is not False:
             entries = compact(self._source.entries)
-            owner = self._request.state.owner
+            owner = request.state.owner
             asked, pending = self._asked, output.pending
             stored = Stored(owner, response, asked.items, asked.told, entries, pending)
             answers.engine.store.put(stored)
@@ -169,16 +166,15 @@ class _Writing:
         return {"type": "response.failed", "response": response}
 
 
-def _begun(body: ResponseRequest, asked: Asked, engine: Engine) -> dict[str, Any]:
+def _begun(body: ResponseRequest, strict: Sequence[bool], settings: Settings) -> dict[str, Any]:
     """Return a response before anything is written, which says what it was asked for."""
-    tokenizer = engine.model.tokenizer
     tools = [
-        one.model_dump(exclude={"strict"}) | {"strict": is_strict(tokenizer, tool)}
-        for one, tool in zip(body.tools or (), asked.wanted.tools, strict=True)
+        one.model_dump(exclude={"strict"}) | {"strict": held}
+        for one, held in zip(body.tools or (), strict, strict=True)
     ]
     choice = body.tool_choice or "auto"
     text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text else {}
-    stored = body.store is not False and engine.settings.stored_responses > 0
+    stored = body.store is not False and settings.stored_responses > 0
     return {
         "id": new_id("resp"),
         "object": "response",

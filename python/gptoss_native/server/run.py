@@ -1,7 +1,10 @@
 """The server's process: uvicorn, and an end in good order."""
 
 import asyncio
+import errno
 import signal
+import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -26,8 +29,8 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
+            for one in server.sockets:
+                host, port = one.getsockname()[:2]
                 where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
                 logger.info("listening", extra={"fields": {"url": where}})
 
@@ -63,4 +66,51 @@ def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, **options:
         timeout_keep_alive=75,
         **options,  # type: ignore[arg-type]
     )
-    _Server(config, engine).run()
+    # uvicorn would end the process where it cannot bind.
+    elsewhere = config.uds is not None or config.fd is not None
+    _Server(config, engine).run(None if elsewhere else bound(host, port))
+
+
+def bound(host: str, port: int) -> list[socket.socket]:
+    """Return a socket for each address of a host, at one port. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    out: list[socket.socket] = []
+    try:
+        for family, kind, number, _, address in dict.fromkeys(found):
+            if out and port == 0:  # the first one's is free: others take the same
+                address = (address[0], out[0].getsockname()[1], *address[2:])
+            if one := _bound(family, kind, number, address, needed=len(found) == 1):
+                out.append(one)
+        if not out:
+            what = f"no address of {host} can be had"
+            raise OSError(errno.EADDRNOTAVAIL, what)
+    except BaseException:
+        for one in out:
+            one.close()
+        raise
+    return out
+
+
+def _bound(
+    family: int, kind: int, number: int, address: tuple, *, needed: bool
+) -> socket.socket | None:
+    """Return a socket; None for an address that this machine has not, unless it is needed."""
+    absent = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    try:
+        one = socket.socket(family, kind, number)
+    except OSError as error:
+        if not needed and error.errno in absent:
+            return None
+        raise
+    try:
+        if sys.platform != "win32":  # there it would let two servers have one port
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # 0.0.0.0 has a socket of its own
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+    except OSError as error:
+        one.close()
+        if not needed and error.errno in absent:
+            return None
+        raise
+    return one

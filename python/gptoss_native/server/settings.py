@@ -21,7 +21,7 @@ class Settings:
     max_context: int | None = None  # tokens of a conversation; None: the model's own limit
     max_output_tokens: int | None = None  # of an answer, where a request asks for more or none
     max_choices: int = 8  # `n` of a request, and prompts of a raw one
-    request_timeout_s: float = 600.0  # for one answer, from its beginning
+    request_timeout_s: float = 600.0  # for an answer, from its request's arrival
     body_timeout_s: float = 30.0  # for a request's body to arrive
     write_timeout_s: float = 30.0  # for a client to take what was sent, before it counts as gone
     retry_after_s: int = 1  # told to clients that are turned away
@@ -46,6 +46,10 @@ class Settings:
                 # A key is no text for a message.
                 _wrong(name, type(values).__name__, "texts that are not empty")
             object.__setattr__(self, name, tuple(values))
+        # A header has no encoding: how a client would send other letters is anybody's guess.
+        if not all(re.fullmatch(r"[!-~]+", key) for key in self.api_keys):
+            wanted = "letters, digits and signs of ASCII without spaces"
+            raise InvalidArgument(f"one of api_keys has other characters, wanted {wanted}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None or isinstance(value, bool | str | tuple):

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ..session import Session
 from ..stream import Stream
 from .parts import token_bytes
 from .settings import Settings
-from .wanted import Wanted, open_chat
+from .wanted import Wanted, is_strict, open_chat
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Cost:
 
 
 class Source(Protocol):
-    """One answer. `open` and `close` take time, and may be called from any thread."""
+    """One answer, over by `until` on the clock of `time.perf_counter`.
+
+    `open` and `close` take time, and may be called from any thread.
+    """
 
     finish_reason: str | None  # once its events have ended
 
-    def open(self) -> None: ...
+    def open(self, until: float) -> None: ...
     def events(self) -> AsyncIterator[ChatEvent]: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
@@ -51,10 +55,12 @@ class ChatSource:
         self._chat: Chat | None = None
         self._turn: Turn | None = None
         self._reply: Reply | None = None
+        self.strict: tuple[bool, ...] = ()  # of each tool, once it is open
 
-    def open(self) -> None:
+    def open(self, until: float) -> None:
         wanted = self._wanted
-        self._chat = open_chat(self._model, self._settings, wanted)
+        self.strict = tuple(is_strict(self._model.tokenizer, tool) for tool in wanted.tools)
+        self._chat = open_chat(self._model, self._settings, wanted, self.strict, _left(until))
         # Each request says it anew, after a call's result too.
         choice = wanted.options.get("tool_choice", "auto")
         self._turn = self._chat.send(list(wanted.messages), tool_choice=choice)
@@ -129,10 +135,9 @@ class RawSource:
         self._stream: Stream | None = None
         self._stopped = False
 
-    def open(self) -> None:
+    def open(self, until: float) -> None:
         self._session = self._model.session(max_context=self._settings.max_context)
-        timeout = self._settings.request_timeout_s
-        self._stream = self._session.generate(self._ids, timeout=timeout, **self._options)
+        self._stream = self._session.generate(self._ids, timeout=_left(until), **self._options)
 
     async def events(self) -> AsyncIterator[ChatEvent]:
         assert self._stream is not None
@@ -186,9 +191,13 @@ def chat_sources(model: Model, settings: Settings, wanted: Wanted, n: int) -> li
     return out
 
 
-async def opened(source: Source, workers: Executor) -> None:
+def _left(until: float) -> float:
+    return max(0.001, until - time.perf_counter())  # seconds; none at all would be no limit
+
+
+async def opened(source: Source, workers: Executor, until: float) -> None:
     """Open on another thread; where that is cancelled, what was made can still be closed."""
-    opening = asyncio.get_running_loop().run_in_executor(workers, source.open)
+    opening = asyncio.get_running_loop().run_in_executor(workers, source.open, until)
     try:
         await asyncio.shield(opening)
     except asyncio.CancelledError:

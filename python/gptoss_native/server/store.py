@@ -70,7 +70,9 @@ class Store:
         stored, size = self._kept.pop(response_id)
         self._bytes -= size
         for item in _items(stored):
-            self._items.pop((stored.owner, item["id"]), None)
+            key = stored.owner, item["id"]
+            if self._items.get(key) is item:  # a later response may have it, too
+                del self._items[key]
 
 
 def _items(stored: Stored) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a request asks of the model, in the engine's words; both endpoints for chats end here."""
 
 import datetime
+import hashlib
 import json
 import threading
 import uuid
@@ -40,12 +41,15 @@ class Wanted:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def open_chat(model: Model, settings: Settings, wanted: Wanted) -> Chat:
-    """Return a chat for one answer. Takes some milliseconds: not for an event loop's thread.
+def open_chat(
+    model: Model, settings: Settings, wanted: Wanted, strict: Sequence[bool], timeout_s: float
+) -> Chat:
+    """Return a chat for one answer; `strict` is that of each tool.
 
+    Takes some milliseconds: not for an event loop's thread.
     Raises InvalidArgument for what cannot be followed.
     """
-    strict = [tool.description.name for tool in wanted.tools if is_strict(model.tokenizer, tool)]
+    held = [tool.description.name for tool, one in zip(wanted.tools, strict, strict=True) if one]
     system = SystemContent(
         date=datetime.date.today(), channels=CHANNELS if settings.all_channels else None
     )
@@ -54,40 +58,50 @@ def open_chat(model: Model, settings: Settings, wanted: Wanted) -> Chat:
         reasoning_effort=wanted.effort,
         instructions=wanted.instructions,
         tools=[tool.description for tool in wanted.tools],
-        strict=[f"functions.{name}" for name in strict],
+        strict=[f"functions.{name}" for name in held],
         system=system,
         max_context=settings.max_context,
         run_tools=False,
-        timeout=settings.request_timeout_s,
+        timeout=timeout_s,
         **wanted.options,
     )
 
 
 def is_strict(tokenizer: Tokenizer, tool: Tool) -> bool:
-    """Whether the arguments are held to the schema: where nothing is said, if they can be."""
+    """Whether the arguments are held to the schema: where nothing is said, if they can be.
+
+    May compile a grammar: not for an event loop's thread.
+    """
     if tool.strict is not None:
         return tool.strict
     one = tool.description
     return _can_be_held(tokenizer, json.dumps(one.parameters or {}))
 
 
-_held: "weakref.WeakKeyDictionary[Tokenizer, dict[str, bool]]" = weakref.WeakKeyDictionary()
+# By the schema's digest: the texts themselves may be large.
+_held: "weakref.WeakKeyDictionary[Tokenizer, dict[bytes, bool]]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def _can_be_held(tokenizer: Tokenizer, parameters: str) -> bool:
+    key = hashlib.sha256(parameters.encode()).digest()
     with _lock:
-        known = _held.setdefault(tokenizer, {})
-        if parameters not in known:
-            if len(known) >= _MOST_KNOWN:
-                del known[next(iter(known))]
-            tool = ToolDescription("x", "", json.loads(parameters))
-            try:
-                Envelope(tokenizer, tools=[tool], strict=True)
-                known[parameters] = True
-            except InvalidArgument:
-                known[parameters] = False
-        return known[parameters]
+        found = _held.setdefault(tokenizer, {}).get(key)
+    if found is not None:
+        return found
+    # Two threads may do the same work; neither waits for the other's.
+    try:
+        tool = ToolDescription("x", "", json.loads(parameters))
+        Envelope(tokenizer, tools=[tool], strict=True)
+        found = True
+    except InvalidArgument:
+        found = False
+    with _lock:
+        known = _held[tokenizer]
+        if len(known) >= _MOST_KNOWN:
+            del known[next(iter(known))]
+        known[key] = found
+    return found
 
 
 def new_id(prefix: str) -> str:

@@ -8,7 +8,10 @@ from .common import (
     Choosing,
     Count,
     Effort,
+    Few,
+    Filled,
     FunctionName,
+    Listed,
     Named,
     Penalties,
     Refused,
@@ -29,7 +32,7 @@ class RefusalPart(Shape):
     refusal: str
 
 
-Text = str | list[TextPart]
+Text = str | Listed[TextPart]
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
@@ -61,12 +64,12 @@ class Call(Shape):
 
 class Said(Shape):
     role: Literal["assistant"]
-    content: str | list[AssistantPart] | None = None
+    content: str | Listed[AssistantPart] | None = None
     # The chain of thought of a turn that is not over, as it was given out.
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Listed[Call] | None = None
     name: str | None = None
     refused: ClassVar[Refused] = {"audio": (), "function_call": (), "annotations": ([],)}
 
@@ -128,7 +131,7 @@ ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discr
 class ChatRequest(Named, Choosing, Penalties):
     """Go on with a conversation."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Filled[Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     reasoning_effort: Effort | None = None
@@ -140,7 +143,7 @@ class ChatRequest(Named, Choosing, Penalties):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Few[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     refused: ClassVar[Refused] = {

@@ -4,8 +4,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from .common import Choosing, Count, Effort, FunctionName, Named, Refused, Shape
+from .common import (
+    Choosing,
+    Count,
+    Effort,
+    Few,
+    Filled,
+    FunctionName,
+    Listed,
+    Named,
+    Refused,
+    Shape,
+)
 
+Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -19,8 +31,8 @@ class OutputText(Shape):
     type: Literal["output_text"]
     text: str
     # What an answer had, and need not be said again.
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+    annotations: Listed[Any] | None = None
+    logprobs: Listed[Any] | None = None
     parsed: Any = None
 
 
@@ -35,7 +47,7 @@ Part = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
 class MessageItem(Shape):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | Listed[Part]
     id: str | None = None
     status: Status | None = None
     phase: Literal["commentary", "final_answer"] | None = None
@@ -55,7 +67,7 @@ class CallItem(Shape):
 class ResultItem(Shape):
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[InputText]
+    output: str | Listed[InputText]
     id: str | None = None
     status: Status | None = None
     refused: ClassVar[Refused] = {"caller": ()}
@@ -69,7 +81,7 @@ class ReasoningText(Shape):
 class ReasoningItem(Shape):
     type: Literal["reasoning"]
     id: str | None = None
-    content: list[ReasoningText] | None = None
+    content: Listed[ReasoningText] | None = None
     status: Status | None = None
     # This server writes neither; what another has hidden cannot be read here.
     refused: ClassVar[Refused] = {"summary": ([],), "encrypted_content": ()}
@@ -152,20 +164,18 @@ class StreamOptions(Shape):
 class ResponseRequest(Named, Choosing):
     """Go on with items, and with those of an earlier response."""
 
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: str | Filled[Item]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # The reasoning's text is always there; its item has no encrypted form.
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
-        None
-    )
+    include: Few[Include] | None = None
     max_output_tokens: Count | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Few[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
