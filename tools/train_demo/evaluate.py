@@ -15,7 +15,7 @@ from gptoss_native.harmony import Message, Renderer, parse
 
 from . import skills_history as history
 from .conversation import CALLS, SKILLS, Prefix, Writer, draw_prefix, draw_problem, result_text
-from .problem import Call, Elsewhere, Problem, Result, Think, draw_until
+from .problem import Call, Elsewhere, NoneFound, Problem, Result, Think, draw_until
 
 EFFORTS = ("low", "medium", "high")
 GROUPS = [*SKILLS, *CALLS, "recall", "document"]
@@ -64,7 +64,7 @@ def draw_case(skill: str, effort: str, rng: random.Random, split: str = "test") 
             else:
                 table = SKILLS | CALLS
                 last = draw_until(lambda: table[skill][0](draw), 300)  # noqa: B023
-        except (Elsewhere, RuntimeError):
+        except (Elsewhere, NoneFound):
             continue
         return Case(prefix, [*earlier, last])
 

@@ -110,6 +110,7 @@ def export(net: Network, tokenizer_file: Path, folder: Path) -> None:
     """Write the whole checkpoint to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors(net), folder / "model.safetensors", {"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone
     vocab_end = net.shape.vocab_size - len(SPECIAL)
     special = {f"<|{name}|>": vocab_end + n for n, name in enumerate(SPECIAL)}
     values = config(net.shape, special)

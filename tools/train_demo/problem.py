@@ -15,6 +15,10 @@ WRONG = "\x01"
 SPLITS = ("train", "validation", "test")
 
 
+class NoneFound(Exception):
+    """No problem that belongs here was drawn."""
+
+
 class Elsewhere(Exception):
     """The problem that was drawn belongs to another split, or does not fit: draw again."""
 
@@ -152,4 +156,4 @@ def draw_until(make: Callable[[], T], tries: int = 2000) -> T:
             return make()
         except Elsewhere:
             continue
-    raise RuntimeError("no problem of this split was found")
+    raise NoneFound(f"no problem of this split was found in {tries} tries")
