@@ -35,6 +35,13 @@ inline void tile_load(const void* p, int64_t stride) {
                  :
                  : "r"(p), "r"(stride), "i"(T), "m"(*static_cast<const char (*)[]>(p)));
 }
+// The same of what will not be asked for again soon: it does not drive others out of the first cache.
+template <int T>
+inline void tile_load_once(const void* p, int64_t stride) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2"
+                 :
+                 : "r"(p), "r"(stride), "i"(T), "m"(*static_cast<const char (*)[]>(p)));
+}
 template <int T>
 inline void tile_store(void* p, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(T) : "memory");
@@ -64,6 +71,10 @@ template <int T>
 inline void tile_load(const void* p, int64_t stride) {
     for (int r = 0; r < 16; ++r)
         __builtin_memcpy(emulated[T].row[r], static_cast<const char*>(p) + r * stride, 64);
+}
+template <int T>
+inline void tile_load_once(const void* p, int64_t stride) {
+    tile_load<T>(p, stride);
 }
 template <int T>
 inline void tile_store(void* p, int64_t stride) {

@@ -15,7 +15,8 @@ struct WideBlock {
     __m512i pairs[16][2];
     __m512 scale[2];
 };
-static_assert(kTileDepth * sizeof(WideBlock) <= kUnpackedBytes);
+constexpr int kWideDepth = 10;  // blocks unpacked at once: 21 KiB
+static_assert(kWideDepth * sizeof(WideBlock) <= kUnpackedBytes);
 
 // Twice the values; columns of each 8 in the order of kMxfp4Order.
 inline void widen_mxfp4(const std::byte* data, const std::byte* scales, int panel,
@@ -118,8 +119,8 @@ void multiply_wide_strip(TileProduct& p) {
     constexpr size_t kHalf = kLine * kWideRows;  // of a tile
     static_assert(2 * kWideRows == kTileRows);
     for (int i = 0; i < p.rows * kStripRows; i += 16) store(p.out + i, splat(0));
-    for (int first = 0; first < tiles; first += kTileDepth) {
-        const int depth = tiles - first < kTileDepth ? tiles - first : kTileDepth;
+    for (int first = 0; first < tiles; first += kWideDepth) {
+        const int depth = tiles - first < kWideDepth ? tiles - first : kWideDepth;
         for (int b = 0; b < depth; ++b) {
             for (int panel = 0; panel < 2; ++panel) {
                 const size_t tile = first + b;
