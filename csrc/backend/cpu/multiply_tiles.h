@@ -33,6 +33,13 @@ inline TileRow plain_row(const void* row, int columns) {
 
 inline int pieces(int count, int most) { return (count + most - 1) / most; }
 
+// Row tiles to take at a time: about as many each time, and an even number, since they are
+// multiplied by twos.
+inline int row_tiles_at_once(int all) {
+    const int even = pieces(all, pieces(all, kMostRowTiles)) + 1;
+    return even - even % 2;
+}
+
 // Where the matrix has an odd number of panels, the last strip has its last panel twice.
 inline WeightStrip strip_of(const Matrix& m, int expert, int strip) {
     const int panels = panel_count(m.rows);
@@ -74,8 +81,8 @@ void multiply_strips(const Tiles& kernels, const TileScratch& scratch, const Mat
 template <class Use>
 void multiply_tiled(ThreadPool& pool, const Tiles& kernels, const TileScratch& scratch,
                     const Matrix& m, int rows, Use use) {
-    const int all = row_tiles(rows), passes = pieces(all, kMostRowTiles);
-    const int most = pieces(all, passes), strips = pieces(m.rows, kStripRows);
+    const int all = row_tiles(rows), most = row_tiles_at_once(all), passes = pieces(all, most);
+    const int strips = pieces(m.rows, kStripRows);
     const int groups = pieces(strips, std::clamp(strips / (8 * pool.threads()), 1, kTaskStrips));
     pool.run(int64_t(passes) * groups, [&](int64_t task, int thread) {
         const int first = static_cast<int>(task / groups) * most * kTileRows;

@@ -51,7 +51,7 @@ void CpuBackend::multiply_experts(const Tiles& tiles, const Matrix& m, Use use) 
     pool_.run(static_cast<int64_t>(active_.size()) * groups, [&](int64_t task, int thread) {
         const int e = active_[task / groups], group = static_cast<int>(task % groups);
         const int rows = begin_[e + 1] - begin_[e], all = row_tiles(rows);
-        const int most = pieces(all, pieces(all, kMostRowTiles));
+        const int most = row_tiles_at_once(all);
         for (int first = 0; first < all; first += most) {
             const int row = first * kTileRows, here = std::min(most * kTileRows, rows - row);
             const int* pair = scratch_.sorted + begin_[e] + row;
