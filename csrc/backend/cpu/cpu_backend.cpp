@@ -41,7 +41,7 @@ Scratch carve(const ModelConfig& c, size_t rows, size_t threads, bool tiles, Car
     s.most_key_tiles = c.max_context / kKvTile + kTileKeys / kKvTile;
     s.tiles.x =
         carver.take<std::byte>(values * sizeof(bf16) + values / kTileColumns * sizeof(float));
-    s.tiles.out = carver.take<float>(threads * kMostRowTiles * kTileRows * kStripRows);
+    s.tiles.out = carver.take<float>(threads * kOutputs);
     s.tiles.unpacked = carver.take<std::byte>(threads * kUnpackedBytes);
     s.attention = carver.take<std::byte>(threads * kAttentionBytes);
     s.key_tiles = carver.take<const void*>(threads * 2 * s.most_key_tiles);

@@ -114,7 +114,7 @@ class CpuBackend final : public Backend {
     template <class RowOf>
     void gather_tiles(const Tiles& tiles, const int* expert, int pairs, int experts, int columns,
                       RowOf row_of);
-    // Calls use(expert, strip, pairs, rows, out [rows][32]) for the rows gathered.
+    // Calls use(expert, pairs, StripOutputs) for the rows gathered.
     template <class Use>
     void multiply_experts(const Tiles& tiles, const Matrix& m, Use use);
 

@@ -32,17 +32,17 @@ void convert(const float* x, int n, ColumnOrder order, const TileRow& row) {
     }
 }
 
-void swiglu(const float* out, int rows, const float* bias, float limit, std::byte* const* to) {
-    const F32x16 gate_bias = load(bias), up_bias = load(bias + 16), one = splat(1);
+void swiglu(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to) {
+    const F32x16 one = splat(1);
     const __m256i mxfp4 = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    for (int r = 0; r < rows; ++r) {
-        const F32x16 g = min(splat(limit), load(out + kStripRows * r) + gate_bias);
-        const F32x16 u =
-            max(splat(-limit), min(splat(limit), load(out + kStripRows * r + 16) + up_bias));
+    for (int strip = 0; strip < out.strips; ++strip, bias += kStripRows, to += 32) {
+        const float* from = out.row(strip, row);
+        const F32x16 g = min(splat(limit), load(from) + load(bias));
+        const F32x16 u = max(splat(-limit), min(splat(limit), load(from + 16) + load(bias + 16)));
         const F32x16 sigmoid = one / (one + exp(g * splat(-1.702f)));
         __m256bh act = _mm512_cvtneps_pbh((g * sigmoid * (u + one)).v);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to[r]),
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                             _mm256_shuffle_epi8(reinterpret_cast<__m256i&>(act), mxfp4));
     }
 }

@@ -11,11 +11,12 @@ namespace gptoss::cpu {
 
 struct TileScratch {
     std::byte* x = nullptr;         // rows of a step, or of its pairs by expert, in tiles
-    float* out = nullptr;           // [threads][16 kMostRowTiles][32]
+    float* out = nullptr;           // [threads][kOutputs]
     std::byte* unpacked = nullptr;  // [threads][kUnpackedBytes]
 };
 
 constexpr int kTaskStrips = 15;
+constexpr size_t kOutputs = size_t{4} * kMostRowTiles * kTileRows * kStripRows;
 
 // Row `row` of tiles of `columns` columns.
 inline TileRow tile_row(const Tiles& kernels, std::byte* tiles, int row, int columns) {
@@ -54,25 +55,31 @@ inline WeightStrip strip_of(const Matrix& m, int expert, int strip) {
     return out;
 }
 
-// Calls use(strip, out [rows][32]) for strips [begin, end) of an expert's matrix.
+// Calls use(StripOutputs) for strips [begin, end) of an expert's matrix, some at a time: enough to
+// write more than a line of a row's outputs at once, few enough to stay in the second cache beside
+// the activations.
 template <class Use>
 void multiply_strips(const Tiles& kernels, const TileScratch& scratch, const Matrix& m, int expert,
                      const std::byte* x, int rows, int begin, int end, int thread, Use use) {
+    const size_t stride = size_t(row_tiles(rows)) * kTileRows * kStripRows;
+    const int most = static_cast<int>(kOutputs / stride);
+    float* out = scratch.out + thread * kOutputs;
     TileProduct p;
     p.format = m.format;
     p.x = x;
     p.columns = m.columns;
     p.rows = rows;
-    p.out = scratch.out + thread * size_t{kMostRowTiles * kTileRows * kStripRows};
     p.unpacked = scratch.unpacked + thread * kUnpackedBytes;
     p.ready = -1;
     p.next = strip_of(m, expert, begin);
     kernels.begin();
-    for (int strip = begin; strip < end; ++strip) {
-        p.strip = p.next;
-        p.next = strip + 1 < end ? strip_of(m, expert, strip + 1) : WeightStrip{};
-        kernels.product(p);
-        use(strip, p.out);
+    for (int first = begin, strip = begin; first < end; first = strip) {
+        for (p.out = out; strip < end && strip < first + most; ++strip, p.out += stride) {
+            p.strip = p.next;
+            p.next = strip + 1 < end ? strip_of(m, expert, strip + 1) : WeightStrip{};
+            kernels.product(p);
+        }
+        use(StripOutputs{out, stride, first, strip - first, rows});
     }
     kernels.end();
 }
@@ -90,10 +97,13 @@ void multiply_tiled(ThreadPool& pool, const Tiles& kernels, const TileScratch& s
         const int64_t group = task % groups;
         const std::byte* x = tile_row(kernels, scratch.x, first, m.columns).values;
         multiply_strips(kernels, scratch, m, 0, x, end - first, group * strips / groups,
-                        (group + 1) * strips / groups, thread, [&](int strip, const float* out) {
-                            const int output = strip * kStripRows;
-                            for (int r = first; r < end; ++r, out += kStripRows)
-                                use(r, output, std::min(kStripRows, m.rows - output), out);
+                        (group + 1) * strips / groups, thread, [&](const StripOutputs& out) {
+                            for (int r = 0; r < out.rows; ++r)
+                                for (int strip = 0; strip < out.strips; ++strip) {
+                                    const int output = (out.first + strip) * kStripRows;
+                                    use(first + r, output, std::min(kStripRows, m.rows - output),
+                                        out.row(strip, r));
+                                }
                         });
     });
 }

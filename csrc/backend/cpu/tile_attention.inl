@@ -3,9 +3,9 @@
 //
 // Rows are (token, query head). Both products are computed with keys, then dimensions, down and 16
 // rows across, so that a row is a vector lane: no maximum and no sum goes across a vector, and what
-// the exponentials make is an operand as it is. Keys are cut at multiples of 64 positions, and for a
-// row that sees none of them 64 keys change nothing, so that a row's result does not depend on its
-// block. Bound by the exponentials.
+// the exponentials make is an operand as it is. Keys are cut at multiples of 64 positions, and for
+// a row that sees none of them 64 keys change nothing, so that a row's result does not depend on
+// its block. Bound by the exponentials.
 
 constexpr int kPositions = kTileKeys / kKvTile;  // tiles of the cache taken at once
 constexpr int kMostHeadSize = 64;
@@ -156,12 +156,13 @@ struct Seen {
 };
 
 inline Seen seen_by(int position, int window, int first_key) {
-    const int begin = window ? position - window + 1 - first_key : 0, end = position + 1 - first_key;
+    const int begin = window ? position - window + 1 - first_key : 0,
+              end = position + 1 - first_key;
     return {begin > 0 ? begin : 0, end < kTileKeys ? end : kTileKeys};
 }
 
-// 2**x by a polynomial of degree 4, relative error under 3e-6, a thousandth of what rounding to bf16
-// leaves; 1 at 0, and below 2**-149 zero. A NaN stays one.
+// 2**x by a polynomial of degree 4, relative error under 3e-6, a thousandth of what rounding to
+// bf16 leaves; 1 at 0, and below 2**-149 zero. A NaN stays one.
 inline __m512 exp2(__m512 x) {
     const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-160), x);
     const __m512 n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -181,7 +182,8 @@ inline void weigh(const TileAttention& a, AttentionScratch& s, int row, int firs
     const __m512i position = _mm512_load_si512(s.position + row);
     // Of the 64, those from `begin` on, `count` of them; where there are none, count is 0 or less.
     const __m512i begin = _mm512_max_epi32(
-        _mm512_sub_epi32(position, _mm512_set1_epi32((a.window ? a.window - 1 : 1 << 30) + first_key)),
+        _mm512_sub_epi32(position,
+                         _mm512_set1_epi32((a.window ? a.window - 1 : 1 << 30) + first_key)),
         _mm512_setzero_si512());
     const __m512i end = _mm512_sub_epi32(position, _mm512_set1_epi32(first_key - 1));
     const __m512i count = _mm512_max_epi32(_mm512_sub_epi32(end, begin), _mm512_setzero_si512());
@@ -195,8 +197,8 @@ inline void weigh(const TileAttention& a, AttentionScratch& s, int row, int firs
         for (int i = 0; i < 4; ++i)
             largest[i] = _mm512_mask_max_ps(largest[i], seen(key + i), largest[i],
                                             _mm512_load_ps(scores[key + i] + column));
-    const __m512 now = _mm512_max_ps(_mm512_max_ps(largest[0], largest[1]),
-                                     _mm512_max_ps(largest[2], largest[3]));
+    const __m512 now =
+        _mm512_max_ps(_mm512_max_ps(largest[0], largest[1]), _mm512_max_ps(largest[2], largest[3]));
     __m512 even_sum = _mm512_setzero_ps(), odd_sum = even_sum;
     const __m512i interleave =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
@@ -212,8 +214,8 @@ inline void weigh(const TileAttention& a, AttentionScratch& s, int row, int firs
                            pairs);
         // The sum is of the rounded weights: what is multiplied adds up to one.
         even_sum = even_sum + _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-        odd_sum = odd_sum + _mm512_castsi512_ps(
-                                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
+        odd_sum =
+            odd_sum + _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
     }
     const __m512 factor = exp2(before - now);
     _mm512_store_ps(s.max + row, now);
@@ -307,9 +309,8 @@ void attention(const TileAttention& a) {
                     _mm512_load_ps(s.out[first / kPairRows][d + i] + first % kPairRows) / total);
             transpose(of_rows);
             for (int r = first; r < rows && r < first + kTileRows; ++r)
-                _mm512_storeu_si512(
-                    a.out + r / a.heads * a.q_stride + r % a.heads * a.head_dim + d,
-                    of_rows[r - first]);
+                _mm512_storeu_si512(a.out + r / a.heads * a.q_stride + r % a.heads * a.head_dim + d,
+                                    of_rows[r - first]);
         }
     }
 }

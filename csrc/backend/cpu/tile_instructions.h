@@ -35,7 +35,8 @@ inline void tile_load(const void* p, int64_t stride) {
                  :
                  : "r"(p), "r"(stride), "i"(T), "m"(*static_cast<const char (*)[]>(p)));
 }
-// The same of what will not be asked for again soon: it does not drive others out of the first cache.
+// The same of what will not be asked for again soon: it does not drive others out of the first
+// cache.
 template <int T>
 inline void tile_load_once(const void* p, int64_t stride) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2"

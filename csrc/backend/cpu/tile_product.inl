@@ -1,11 +1,11 @@
 // A strip of 32 weight rows times rows of activations. Included by kernels_amx.cpp.
 //
 // Some columns of the strip at a time, two row tiles at a time: four products for four loads. The
-// strip's tiles, twice those of a chunk, and the sums stay in the first cache; activations, of which
-// each tile is loaded once a strip, stream past it from the second. The next chunk is unpacked in
-// small parts between the products, on ports that the tile unit leaves idle. Weights come to the
-// second cache by the processor's own prefetching: asking for them takes the buffers that
-// activations come through.
+// strip's tiles, twice those of a chunk, and the sums stay in the first cache; activations, of
+// which each tile is loaded once a strip, stream past it from the second. The next chunk is
+// unpacked in small parts between the products, on ports that the tile unit leaves idle. Weights
+// come to the second cache by the processor's own prefetching: asking for them takes the buffers
+// that activations come through.
 
 constexpr int kLine = 64;
 
@@ -39,7 +39,8 @@ struct Mxfp4Unpacking {
 
     [[gnu::always_inline]] Mxfp4Unpacking(const std::byte* d, const std::byte* s)
         : data(d), scales(s) {
-        const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(s)));
+        const __m512i e =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(s)));
         const __m512i below = _mm512_sub_epi32(_mm512_set1_epi32(252), e);
         steps = _mm512_or_si512(_mm512_slli_epi32(below, 7), _mm512_slli_epi32(below, 23));
         if (!Normal) steps = _mm512_set1_epi16(125 << 7);
@@ -58,9 +59,8 @@ struct Mxfp4Unpacking {
                                   _mm512_srli_epi16(nibbles, 8), _mm512_srli_epi16(nibbles, 12)};
         tile += kLine * 4 * q;
         for (int i = 0; i < 4; ++i)
-            _mm512_store_si512(
-                tile + kLine * i,
-                _mm512_subs_epu16(_mm512_permutexvar_epi16(index[i], table), steps));
+            _mm512_store_si512(tile + kLine * i,
+                               _mm512_subs_epu16(_mm512_permutexvar_epi16(index[i], table), steps));
         if (!Normal) scale_lines(tile, scales);
     }
 };
@@ -105,10 +105,9 @@ struct Int8Unpacking {
             const __m512i even[2] = {_mm512_slli_epi32(bytes, 15), _mm512_srli_epi32(bytes, 1)};
             const __m512i odd[2] = {_mm512_slli_epi32(bytes, 7), _mm512_srli_epi32(bytes, 9)};
             for (int i = 0; i < 2; ++i)
-                _mm512_store_si512(
-                    tile + kLine * (2 * j + i),
-                    _mm512_mask_mov_epi16(_mm512_srli_epi32(scaled(even[i]), 16), 0xaaaaaaaa,
-                                          scaled(odd[i])));
+                _mm512_store_si512(tile + kLine * (2 * j + i),
+                                   _mm512_mask_mov_epi16(_mm512_srli_epi32(scaled(even[i]), 16),
+                                                         0xaaaaaaaa, scaled(odd[i])));
         }
     }
 };
@@ -156,13 +155,14 @@ struct Share {
     }
 };
 
-template <int R, int C0, int C1, class Use>
+// Calls use(tile register, where its sums lie) for each of R row tiles and both panels.
+template <int R, class Use>
 inline void each_sum(float* out, Use use) {
-    use(Count<C0>(), out);
-    use(Count<C1>(), out + 16);
+    use(Count<0>(), out);
+    use(Count<1>(), out + 16);
     if constexpr (R > 1) {
-        use(Count<C0 + 2>(), out + 16 * kStripRows);
-        use(Count<C1 + 2>(), out + 16 * kStripRows + 16);
+        use(Count<2>(), out + 16 * kStripRows);
+        use(Count<3>(), out + 16 * kStripRows + 16);
     }
 }
 
@@ -178,13 +178,13 @@ template <int R, class Work, int Quarters>
 void multiply_rows(const std::byte* x, size_t x_stride, WeightTiles weight, int depth, bool begins,
                    float* out, const Chunk& next, int from) {
     constexpr int kOutStride = kStripRows * 4;
-    each_sum<R, 0, 1>(out, [&](auto tile, float* sums) {
+    each_sum<R>(out, [&](auto tile, float* sums) {
         if (begins)
             tile_zero<tile.value>();
         else
             tile_load<tile.value>(sums, kOutStride);
     });
-    const auto product = [&](int k, auto between) [[gnu::always_inline]] {
+    const auto product = [&](int k, auto between) __attribute__((always_inline)) {
         const std::byte* w = weight.data + k * weight.step;
         tile_load<6>(w, kLine);
         tile_load_once<4>(x + k * kTileBytes, kLine);
@@ -206,7 +206,7 @@ void multiply_rows(const std::byte* x, size_t x_stride, WeightTiles weight, int 
         std::byte* tile = share.to;
         for (; k < both; ++k, tile += 2 * kTileBytes) {
             auto work = share.begin(0, k);
-            product(k, [&](auto part) [[gnu::always_inline]] {
+            product(k, [&](auto part) __attribute__((always_inline)) {
                 constexpr bool kSecond = Quarters == 8 && part.value >= 2;
                 if (kSecond && part.value == 2) work = share.begin(1, k);
                 share.part(part.value, work, kSecond ? tile + kTileBytes : tile);
@@ -214,8 +214,7 @@ void multiply_rows(const std::byte* x, size_t x_stride, WeightTiles weight, int 
         }
     }
     for (; k < depth; ++k) product(k, [](auto) {});
-    each_sum<R, 0, 1>(
-        out, [&](auto tile, float* sums) { tile_store<tile.value>(sums, kOutStride); });
+    each_sum<R>(out, [&](auto tile, float* sums) { tile_store<tile.value>(sums, kOutStride); });
 }
 
 template <class Work>
@@ -298,7 +297,8 @@ void multiply_as_placed(const TileProduct& p) {
 
 void multiply_mxfp4(TileProduct& p) {
     // The first tiles of the next strip are unpacked with this one's.
-    const bool normal = scales_are_normal(p.strip, p.columns) && scales_are_normal(p.next, p.columns);
+    const bool normal =
+        scales_are_normal(p.strip, p.columns) && scales_are_normal(p.next, p.columns);
     normal ? multiply_unpacked<Mxfp4Unpacking<true>>(p)
            : multiply_unpacked<Mxfp4Unpacking<false>>(p);
 }

@@ -59,7 +59,7 @@ void CpuBackend::multiply_experts(const Tiles& tiles, const Matrix& m, Use use) 
             multiply_strips(tiles, scratch_.tiles, m, e,
                             tile_row(tiles, scratch_.tiles.x, tile_first, m.columns).values, here,
                             group * strips / groups, (group + 1) * strips / groups, thread,
-                            [&](int strip, const float* out) { use(e, strip, pair, here, out); });
+                            [&](const StripOutputs& out) { use(e, pair, out); });
         }
     });
 }
@@ -68,17 +68,14 @@ void CpuBackend::moe_up_tiled(const MoeUpArgs& a, const Tiles& tiles) {
     const auto* h = static_cast<const std::byte*>(a.h);
     gather_tiles(tiles, a.expert, a.tokens * a.top_k, a.experts, a.hidden,
                  [&](int pair) { return h + size_t(pair / a.top_k) * a.hidden * kValueBytes; });
-    multiply_experts(tiles, a.weight,
-                     [&](int e, int strip, const int* pair, int rows, const float* out) {
-                         std::byte* to[kMostRowTiles * kTileRows];
-                         const size_t offset =
-                             strip * kPanelRows * (tiles.scaled ? sizeof(float) : sizeof(bf16));
-                         for (int r = 0; r < rows; ++r)
-                             to[r] = static_cast<std::byte*>(a.act) +
-                                     size_t(pair[r]) * a.inner * kValueBytes + offset;
-                         const float* bias = a.bias + size_t(e) * 2 * a.inner + strip * kStripRows;
-                         tiles.swiglu(out, rows, bias, a.limit, to);
-                     });
+    const size_t value = tiles.scaled ? sizeof(float) : sizeof(bf16);
+    multiply_experts(tiles, a.weight, [&](int e, const int* pair, const StripOutputs& out) {
+        const float* bias = a.bias + size_t(e) * 2 * a.inner + out.first * kStripRows;
+        for (int r = 0; r < out.rows; ++r)
+            tiles.swiglu(out, r, bias, a.limit,
+                         static_cast<std::byte*>(a.act) + size_t(pair[r]) * a.inner * kValueBytes +
+                             out.first * kPanelRows * value);
+    });
     if (!tiles.scaled) return;
     // A scale is of 32 values, a strip makes 16.
     pool_.run(a.tokens * a.top_k, [&](int64_t pair, int thread) {
@@ -93,15 +90,18 @@ void CpuBackend::moe_down_tiled(const MoeDownArgs& a, const Tiles& tiles) {
     const auto* act = static_cast<const std::byte*>(a.act);
     gather_tiles(tiles, a.expert, a.tokens * a.top_k, a.experts, a.inner,
                  [&](int pair) { return act + size_t(pair) * a.inner * kValueBytes; });
-    multiply_experts(tiles, a.matrix,
-                     [&](int e, int strip, const int* pair, int rows, const float* out) {
-                         const int first = strip * kStripRows;
-                         const float* bias = a.bias + size_t(e) * a.hidden + first;
-                         for (int r = 0; r < rows; ++r, out += kStripRows) {
-                             float* to = scratch_.partial + size_t(pair[r]) * a.hidden + first;
-                             for (int i = 0; i < kStripRows; ++i) to[i] = out[i] + bias[i];
-                         }
-                     });
+    multiply_experts(tiles, a.matrix, [&](int e, const int* pair, const StripOutputs& out) {
+        const int first = out.first * kStripRows;
+        const float* bias = a.bias + size_t(e) * a.hidden + first;
+        for (int r = 0; r < out.rows; ++r) {
+            float* to = scratch_.partial + size_t(pair[r]) * a.hidden + first;
+            for (int strip = 0; strip < out.strips; ++strip) {
+                const float* from = out.row(strip, r);
+                for (int i = strip * kStripRows; i < (strip + 1) * kStripRows; ++i)
+                    to[i] = *from++ + bias[i];
+            }
+        }
+    });
 }
 
 void CpuBackend::attention_tiled(const AttentionArgs& a) {

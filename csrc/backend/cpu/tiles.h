@@ -56,6 +56,15 @@ struct TileProduct {
 };
 constexpr size_t kUnpackedBytes = 2 * kTileDepth * 2 * kTileBytes;
 
+// What some strips made of some rows, strip by strip: [rows][32] each, `stride` floats apart.
+struct StripOutputs {
+    const float* data;
+    size_t stride;
+    int first, strips, rows;
+
+    const float* row(int strip, int r) const { return data + strip * stride + r * kStripRows; }
+};
+
 // Tokens of one sequence, by position, and the query heads of one KV head.
 struct TileAttention {
     const float* q;             // [tokens] of [heads, head_dim], q_stride floats apart
@@ -80,10 +89,9 @@ struct Tiles {
     void (*product)(TileProduct& product);
     // A row of n values, a multiple of 32, to this form.
     void (*convert)(const float* x, int n, ColumnOrder order, const TileRow& out);
-    // 16 outputs of each row of out [rows][32], 16 gates and 16 ups, where `to` says: bf16 in the
+    // A row of strips of 16 gates and 16 ups, with their biases, to 16 outputs each: bf16 in the
     // order of MXFP4, or float32 where activations are scaled.
-    void (*swiglu)(const float* out, int rows, const float* bias, float limit,
-                   std::byte* const* to);
+    void (*swiglu)(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to);
     void (*attention)(const TileAttention& attention);  // null where scaled
 
     size_t tile_bytes() const { return kTileBytes + (scaled ? kTileRows * sizeof(float) : 0); }

@@ -168,12 +168,13 @@ void wide_convert(const float* x, int n, ColumnOrder, const TileRow& row) {
     }
 }
 
-void wide_swiglu(const float* out, int rows, const float* bias, float limit, std::byte* const* to) {
-    for (int r = 0; r < rows; ++r, out += kStripRows) {
+void wide_swiglu(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to) {
+    for (int strip = 0; strip < out.strips; ++strip, bias += kStripRows) {
+        const float* from = out.row(strip, row);
         float gate[kPanelRows], up[kPanelRows];
-        store(gate, load(out) + load(bias));
-        store(up, load(out + kPanelRows) + load(bias + kPanelRows));
-        swiglu(gate, up, kPanelRows, limit, reinterpret_cast<float*>(to[r]));
+        store(gate, load(from) + load(bias));
+        store(up, load(from + kPanelRows) + load(bias + kPanelRows));
+        swiglu(gate, up, kPanelRows, limit, reinterpret_cast<float*>(to) + strip * kPanelRows);
     }
 }
 
