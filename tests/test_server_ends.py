@@ -119,19 +119,19 @@ def test_a_cancellation_is_not_lost_while_work_is_ended():
 
 def test_what_came_before_a_failure_is_told():
     async def run():
-        answers = Answers(None, [None], 0.0)
+        answers = Answers(types.SimpleNamespace(open=()), [None], 0.0)
         answers.first_token_s = 0.0
         one = TokenEvent(1, None, (), "final")
         seen = []
-        await answers._put(0, one)
+        await answers._put(0, [one])
 
         async def read():
             async for batch in answers.batches():
                 seen.extend(batch)
                 if len(seen) == 1:
-                    await answers._put(0, one)
+                    await answers._put(0, [one])
                     answers.stop()
-                    await answers._put(0, one)  # too late: it would put the end off
+                    await answers._put(0, [one])  # too late: it would put the end off
 
         with pytest.raises(ApiError):
             await read()

@@ -32,7 +32,8 @@ async def create(body: ChatRequest, request: Request) -> Response:
     engine.note_prompt(request, body)
     wanted = wanted_of(body, engine.settings)
     sources = chat_sources(engine.model, engine.settings, wanted, n)
-    answers = Answers(engine, sources, request.state.begun, per_prompt=n)
+    tokens = bool(body.logprobs)
+    answers = Answers(engine, sources, request.state.begun, per_prompt=n, tokens=tokens)
     completion = _Completion(answers, body, n)
     return await answered(request, answers, completion, stream=bool(body.stream))
 

@@ -42,7 +42,7 @@ def asked_of(body: shapes.ResponseRequest, settings: Settings, store: Store, own
         raise invalid("input", "input has instructions alone, wanted a message of the user")
     tools = [Tool(_described(one), one.strict) for one in body.tools or ()]
     logprobs = body.top_logprobs or 0
-    if logprobs and "message.output_text.logprobs" not in (body.include or ()):
+    if logprobs and not wants_logprobs(body):
         wanted = "wanted 'message.output_text.logprobs' in include with it"
         raise invalid("top_logprobs", f"top_logprobs is {logprobs}, {wanted}")
     options: dict[str, Any] = {
@@ -60,6 +60,10 @@ def asked_of(body: shapes.ResponseRequest, settings: Settings, store: Store, own
         options=options,
     )
     return Asked(wanted, tuple(told), [_kept(item) for item in items])
+
+
+def wants_logprobs(body: shapes.ResponseRequest) -> bool:
+    return "message.output_text.logprobs" in (body.include or ())
 
 
 def _before(body: shapes.ResponseRequest, store: Store, owner: str) -> Stored | None:

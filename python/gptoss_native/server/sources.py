@@ -39,7 +39,8 @@ class Source(Protocol):
     finish_reason: str | None  # once its events have ended
 
     def open(self, until: float) -> None: ...
-    def events(self) -> AsyncIterator[ChatEvent]: ...
+    # What becomes known at a time.
+    def groups(self) -> AsyncIterator[list[ChatEvent]]: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
     def cost(self) -> Cost: ...
@@ -65,9 +66,9 @@ class ChatSource:
         choice = wanted.options.get("tool_choice", "auto")
         self._turn = self._chat.send(list(wanted.messages), tool_choice=choice)
 
-    def events(self) -> AsyncIterator[ChatEvent]:
+    def groups(self) -> AsyncIterator[list[ChatEvent]]:
         assert self._turn is not None
-        return aiter(self._turn)
+        return self._turn.groups()
 
     def cancel(self) -> None:
         if self._turn is not None:
@@ -139,24 +140,28 @@ class RawSource:
         self._session = self._model.session(max_context=self._settings.max_context)
         self._stream = self._session.generate(self._ids, timeout=_left(until), **self._options)
 
-    async def events(self) -> AsyncIterator[ChatEvent]:
+    async def groups(self) -> AsyncIterator[list[ChatEvent]]:
         assert self._stream is not None
         watch = StopWatch(self._stop, ("all",))
         watch.begin(Message("assistant", "", channel="final"))
         tokenizer = self._model.tokenizer
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async for token in self._stream:
-            yield TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
+            group: list[ChatEvent] = [
+                TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
+            ]
             if token.id in self._model.stop_ids:
+                yield group
                 break
             if text := watch.push(decoder.decode(token_bytes(tokenizer, token.id))):
-                yield TextDelta(text, "final", None)
+                group.append(TextDelta(text, "final", None))
+            yield group
             if watch.found is not None:
                 self._stopped = True
                 self._stream.cancel()
                 return
         if text := watch.push(decoder.decode(b"", True)) + watch.end():
-            yield TextDelta(text, "final", None)
+            yield [TextDelta(text, "final", None)]
 
     def cancel(self) -> None:
         if self._stream is not None:
