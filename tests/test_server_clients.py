@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
-from served import SUNNY, WEATHER, chat_tools, demo, response_tools, serving
-
-
-@pytest.fixture(scope="module")
-def served():
-    with demo() as model, serving(model) as ready:
-        yield ready
+from served import SUNNY, WEATHER, chat_tools, response_tools
 
 
 def schema(**properties):

@@ -1,7 +1,7 @@
 """A turn as something to iterate: `for`, `async for`, or just its reply."""
 
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
 from .._core import InvalidArgument
@@ -96,7 +96,7 @@ class Turn:
         finally:
             self.close()
 
-    async def groups(self) -> AsyncIterator[list[ChatEvent]]:
+    async def groups(self) -> AsyncGenerator[list[ChatEvent], None]:
         """Yield what `async for` yields, in lists of what is known at a time, as of one token.
 
         For who reads many turns: a list takes an event loop as long as an event does.

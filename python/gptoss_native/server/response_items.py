@@ -49,6 +49,7 @@ def asked_of(body: shapes.ResponseRequest, settings: Settings, store: Store, own
         "sampling": sampling_of(body, None, logprobs),
         "max_new_tokens": most_tokens(body.max_output_tokens, settings),
         "tool_choice": choice_of(body.tool_choice, tools),
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
         "response_format": _format_of(body.text),
     }
     spoken = [text for text in (body.instructions, *told) if text]

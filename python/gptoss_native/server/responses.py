@@ -191,7 +191,7 @@ def _begun(body: ResponseRequest, strict: Sequence[bool], settings: Settings) ->
         "metadata": body.metadata or {},
         "model": body.model,
         "output": [],
-        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
         "previous_response_id": body.previous_response_id,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {

@@ -2,16 +2,17 @@
 
 import asyncio
 import codecs
+import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..chat import Chat, ChatEvent, Entry, Reply, TextDelta, TokenEvent, Turn
+from ..chat import Chat, ChatEvent, Entry, Reply, TextDelta, TokenEvent, ToolCall, Turn
 from ..chat.watch import StopWatch
-from ..harmony import Message
+from ..harmony import Anomaly, Message, MessageStart
 from ..model import Model
 from ..session import Session
 from ..stream import Stream
@@ -68,7 +69,8 @@ class ChatSource:
 
     def groups(self) -> AsyncIterator[list[ChatEvent]]:
         assert self._turn is not None
-        return self._turn.groups()
+        groups = self._turn.groups()
+        return whole_calls(groups) if self._wanted.options["parallel_tool_calls"] else groups
 
     def cancel(self) -> None:
         if self._turn is not None:
@@ -182,6 +184,30 @@ class RawSource:
             return Cost()
         stats = self._stream.stats
         return Cost(stats.cached_tokens, stats.prefilled_tokens, stats.generated_tokens)
+
+
+async def whole_calls(
+    groups: AsyncGenerator[list[ChatEvent], None],
+) -> AsyncIterator[list[ChatEvent]]:
+    """Hold back calls after a first one until they are whole: one that repeats another is none."""
+    called, held = False, list[ChatEvent]()
+    async with contextlib.aclosing(groups):
+        async for group in groups:
+            out: list[ChatEvent] = []
+            for event in group:
+                if isinstance(event, Anomaly) and event.kind == "repeated_call":
+                    held = [one for one in held if isinstance(one, TokenEvent)]
+                elif held and not isinstance(event, ToolCall):
+                    held.append(event)
+                elif called and isinstance(event, MessageStart):
+                    held = [event]
+                else:
+                    out += [*held, event]
+                    held, called = [], called or isinstance(event, ToolCall)
+            if out:
+                yield out
+        if held:
+            yield held  # what was cut off
 
 
 def chat_sources(model: Model, settings: Settings, wanted: Wanted, n: int) -> list[ChatSource]:
