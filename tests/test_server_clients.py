@@ -185,3 +185,7 @@ def test_the_client_for_node_follows(served):
     assert "21" in told["tools"]
     assert told["events"] > 20
     assert told["error"] == [400, "temperature"]
+    assert told["person"] == ["name", "grown"]
+    assert "42" in told["reasoning"]
+    assert "21" in told["stored"]
+    assert 0 < told["raw"] <= 4

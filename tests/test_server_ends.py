@@ -1,6 +1,7 @@
 """Whatever ends a request, its answers are closed; what is kept and told of them stays right."""
 
 import asyncio
+import gc
 import threading
 import time
 import types
@@ -116,6 +117,34 @@ def test_a_cancellation_is_not_lost_while_work_is_ended():
             await task
 
     asyncio.run(run())
+
+
+def test_a_request_leaves_nothing_for_the_collector(served):
+    body = {"model": "demo", "messages": SUM, "max_tokens": 4, "stream": True}
+    served.post("/v1/chat/completions", body)
+    gc.collect()
+    gc.disable()
+    try:
+        served.post("/v1/chat/completions", body)
+        eventually_closed(served)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(one).__module__.partition(".")[0] for one in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left & {"gptoss_native", "uvicorn", "starlette", "fastapi"}
+
+
+def eventually_closed(served):
+    """Wait until the server has let go of a request that its client has read."""
+    deadline = time.monotonic() + 20
+    while served.app.state.engine.open:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # A request after it is one that came later on the same loop.
+    served.http.get("/health")
 
 
 def test_calls_after_the_first_are_told_once_they_are_whole():

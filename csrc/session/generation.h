@@ -48,8 +48,8 @@ struct Ahead {
 
 // Decides which tokens a stream may go on with. fill_mask is called before each token, on whichever
 // thread computes the step and under the engine's lock, and again for the same token where a step
-// is computed again; accept once for each token, in order, on the thread that asked for it. What
-// either throws ends the stream.
+// is computed again; accept once for each token, in order, on the thread that asked for it, or by
+// Generation::tell(). What either throws ends the stream.
 struct Constraint {
     FillMask fill_mask;
     std::function<void(int token)> accept;

@@ -16,7 +16,7 @@ from .engine import Engine
 from .log import logger
 
 _SWITCH_S = 0.001
-_COLLECT_AFTER = 10_000  # objects
+_COLLECT_AFTER = (5000, 2, 2)  # objects; collections of younger ones, and of those
 _M_ARENA_MAX, _HEAPS = -8, 2
 # What is left for the last events to reach their clients.
 _GRACE_S = 2.0
@@ -63,10 +63,10 @@ def favour_event_loop() -> None:
     # It shares the interpreter with the threads that prepare answers.
     sys.setswitchinterval(_SWITCH_S)
     # To look through all that was imported takes the collector 50 ms and more, each time. What
-    # requests leave behind goes by itself, but for little.
+    # requests leave behind goes by itself, but for little, which is not to gather.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, **options: object) -> None:
