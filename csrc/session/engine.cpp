@@ -78,9 +78,8 @@ void Engine::close() {
 void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
     mutex_.check();
     check_caller();
-    // Each thread has its own: a word for one is not to wake all.
-    static thread_local const auto changed = std::make_shared<std::condition_variable>();
-    request.changed = changed;
+    // One's own: a word for one is not to wake all.
+    const auto changed = request.changed = std::make_shared<std::condition_variable>();
     std::unique_lock lock(queue_mutex_);
     waiting_.push_back(&request);
     if (away_.erase(request.who) && away_.empty()) arrived_.notify_one();

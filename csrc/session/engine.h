@@ -57,7 +57,7 @@ struct DecodeRequest {
     std::vector<Choice> choices;
     std::exception_ptr failure;
     bool done = false;
-    // Of the thread that waits, which may be gone as soon as it is done.
+    // Wakes the thread that waits, which may be gone as soon as it is done.
     std::shared_ptr<std::condition_variable> changed;
 };
 
