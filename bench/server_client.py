@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 
@@ -140,12 +141,20 @@ def _generated(metrics):
 
 
 def _percentile(before, after, name, share):
-    """Return the bound of the bucket that holds this share of what was observed in between."""
+    """Return below what this share of the values in between was; within a bucket by its share."""
     counts = {
-        key: after[key] - before.get(key, 0) for key in after if key.startswith(f"{name}_bucket")
+        float(key.split('le="')[1].rstrip('"}')): after[key] - before.get(key, 0)
+        for key in after
+        if key.startswith(f"{name}_bucket")
     }
-    total = max(counts.values())
-    for key, count in counts.items():
-        if count >= share * total:
-            return float(key.split('le="')[1].rstrip('"}'))
-    return float("inf")
+    wanted = share * max(counts.values())
+    low, below = 0.0, 0.0
+    for bound, count in sorted(counts.items()):
+        if count >= wanted:
+            return (
+                bound
+                if bound == math.inf
+                else low + (bound - low) * (wanted - below) / (count - below)
+            )
+        low, below = bound, count
+    return math.inf

@@ -144,3 +144,19 @@ def run_python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The bundled model behind a port (see served.py), of a test file."""
+    from served import demo, serving
+
+    with demo() as model, serving(model) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    """The official client of it."""
+    with served.client() as made:
+        yield made

@@ -38,6 +38,26 @@ const stream = client.responses.stream({ model, input: "What is 17 + 25?", tempe
 out.events = 0;
 for await (const _ of stream) out.events += 1;
 out.response = (await stream.finalResponse()).output_text;
+const schema = {
+  type: "object",
+  properties: { name: { enum: ["Ann", "Bob"] }, grown: { type: "boolean" } },
+  required: ["name", "grown"],
+  additionalProperties: false,
+};
+const person = [{ role: "user", content: "Name a person." }];
+const form = { type: "json_schema", json_schema: { name: "person", schema, strict: true } };
+const bounded = { max_completion_tokens: 400, max_reasoning_tokens: 40 };
+const made = await client.chat.completions.parse({ model, messages: person, temperature: 0, response_format: form, ...bounded });
+out.person = Object.keys(made.choices[0].message.parsed);
+out.reasoning = whole.choices[0].message.reasoning_content;
+const tool = { type: "function", strict: true, name: "get_weather", parameters: { ...weather.function.parameters, additionalProperties: false } };
+const call = await client.responses.create({ model, input: asked[0].content, temperature: 0, tools: [tool] });
+const { call_id } = call.output.at(-1);
+const answer = { type: "function_call_output", call_id, output: '{"temperature": 21, "condition": "sunny"}' };
+const after = await client.responses.create({ model, input: [answer], previous_response_id: call.id, temperature: 0, tools: [tool] });
+out.stored = after.output_text;
+const raw = await client.completions.create({ model, prompt: "17 + 25", max_tokens: 4, temperature: 0 });
+out.raw = raw.usage.completion_tokens;
 try {
   await client.chat.completions.create({ model, messages, temperature: 9 });
 } catch (error) {

@@ -353,6 +353,50 @@ def test_an_exception_comes_out_as_it_is_and_the_session_goes_on(model, method):
     assert len(list(generate(session, None, 4, []))) == 4
 
 
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_what_accept_raises_in_free_text_ends_the_stream_before_its_token(model, in_a_loop):
+    error = OSError(5)
+
+    class Refusing(Stretches):
+        def accept(self, token_id):
+            if len(self.accepted) == 6:
+                raise error
+            super().accept(token_id)
+
+    constraint = Refusing(leaves=VOCAB)  # one mask holds for all
+    session = model.session()
+    stream = generate(session, constraint, 40, sampling=GREEDY)
+
+    async def read():
+        async for _ in stream:
+            pass
+
+    with pytest.raises(OSError, match="5") as caught:
+        asyncio.run(read()) if in_a_loop else list(stream)
+    assert caught.value is error
+    assert session.tokens == PROMPT + constraint.accepted
+    assert stream.stats.finish_reason == "cancelled"
+    assert stream.stats.generated_tokens == 6
+    other = model.session()
+    list(generate(other, Stretches(leaves=VOCAB), 6, sampling=GREEDY))
+    assert other.tokens == session.tokens
+    want = list(generate(other, None, 4, [], sampling=GREEDY))
+    assert list(generate(session, None, 4, [], sampling=GREEDY)) == want
+
+
+def test_a_mask_that_holds_on_is_not_asked_for_again(model):
+    class Asked(Stretches):
+        times = 0
+
+        def ahead(self, guess):
+            self.times += 1
+            return super().ahead(guess)
+
+    constraint = Asked(leaves=VOCAB)
+    assert len(list(generate(model.session(), constraint, 40))) == len(constraint.accepted) == 40
+    assert constraint.times <= 2  # and where token 0 has come
+
+
 def test_a_session_closed_while_its_constraint_looks_ahead_is_only_closed(model):
     session = model.session()
 
@@ -366,7 +410,7 @@ def test_a_session_closed_while_its_constraint_looks_ahead_is_only_closed(model)
 
     closing = threading.Thread(target=session.close)
     with pytest.raises(gn.InvalidArgument, match="closed"):
-        list(generate(session, Slow(), 40))
+        list(generate(session, Slow(leaves=1), 40))
     closing.join()
 
 

@@ -13,26 +13,13 @@ from served import (
     SUNNY,
     WEATHER,
     chat_tools,
-    demo,
     events_of,
     known,
-    serving,
+    response_tools,
 )
 
 OURS = ("reasoning_content",)
 GREEDY = {"model": "demo", "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def served():
-    with demo() as model, serving(model) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
-def client(served):
-    with served.client() as made:
-        yield made
 
 
 def ask(client, messages=SUM, **options):
@@ -167,6 +154,30 @@ def test_several_calls_may_be_answered_at_once(client):
     ]
     reply = ask(client, messages, tools=tools, parallel_tool_calls=True, max_completion_tokens=60)
     assert reply.choices[0].finish_reason in ("stop", "tool_calls", "length")
+
+
+def test_a_call_that_repeats_another_is_not_told(client, served):
+    """A tool's answer, by which the model says that it has no more calls, is forbidden here."""
+    tokenizer = served.app.state.engine.model.tokenizer
+    bias = {str(tokenizer.encode("functions")[0]): -100}
+    messages = [{"role": "user", "content": "What is the weather in Zurich?"}]
+    options = {"tools": chat_tools(WEATHER), "logit_bias": bias}
+    (call,) = ask(client, messages, **options).choices[0].message.tool_calls
+    several = options | {"parallel_tool_calls": True}
+    whole = ask(client, messages, **several)
+    message, reason, usage = streamed(client, messages, **several)
+    (told,), (streamed_call,) = whole.choices[0].message.tool_calls, message["tool_calls"]
+    assert told.function == call.function
+    assert streamed_call["arguments"] == call.function.arguments
+    assert whole.choices[0].finish_reason == reason == "tool_calls"
+    # The second one was written.
+    one = ask(client, messages, **options | {"parallel_tool_calls": False})
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert usage.completion_tokens > one.usage.completion_tokens + 10
+    response = client.responses.create(
+        model="demo", input=messages, tools=response_tools(WEATHER), parallel_tool_calls=True
+    )
+    assert response.parallel_tool_calls is True
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
-from served import SUNNY, WEATHER, chat_tools, demo, response_tools, serving
-
-
-@pytest.fixture(scope="module")
-def served():
-    with demo() as model, serving(model) as ready:
-        yield ready
+from served import SUNNY, WEATHER, chat_tools, response_tools
 
 
 def schema(**properties):
@@ -191,3 +185,7 @@ def test_the_client_for_node_follows(served):
     assert "21" in told["tools"]
     assert told["events"] > 20
     assert told["error"] == [400, "temperature"]
+    assert told["person"] == ["name", "grown"]
+    assert "42" in told["reasoning"]
+    assert "21" in told["stored"]
+    assert 0 < told["raw"] <= 4

@@ -1,13 +1,15 @@
 """Whatever ends a request, its answers are closed; what is kept and told of them stays right."""
 
 import asyncio
+import gc
 import threading
 import time
 import types
 
 import gptoss_native as gn
 import pytest
-from gptoss_native.chat import TokenEvent
+from gptoss_native.chat import TextDelta, TokenEvent, ToolCall
+from gptoss_native.harmony import Anomaly, Message, MessageStart
 from gptoss_native.server import Settings, completions, create_app
 from gptoss_native.server import wanted as wanted_module
 from gptoss_native.server.answers import Answers
@@ -17,7 +19,7 @@ from gptoss_native.server.errors import ApiError
 from gptoss_native.server.responding import unless_gone
 from gptoss_native.server.response_items import _messages
 from gptoss_native.server.schemas import responses as shapes
-from gptoss_native.server.sources import RawSource
+from gptoss_native.server.sources import RawSource, whole_calls
 from gptoss_native.server.store import Store, Stored
 from gptoss_native.server.wanted import Tool, is_strict
 from served import SUM, chat_tools, demo, serving
@@ -117,21 +119,77 @@ def test_a_cancellation_is_not_lost_while_work_is_ended():
     asyncio.run(run())
 
 
+def test_a_request_leaves_nothing_for_the_collector(served):
+    body = {"model": "demo", "messages": SUM, "max_tokens": 4, "stream": True}
+    served.post("/v1/chat/completions", body)
+    gc.collect()
+    gc.disable()
+    try:
+        served.post("/v1/chat/completions", body)
+        eventually_closed(served)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(one).__module__.partition(".")[0] for one in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left & {"gptoss_native", "uvicorn", "starlette", "fastapi"}
+
+
+def eventually_closed(served):
+    """Wait until the server has let go of a request that its client has read."""
+    deadline = time.monotonic() + 20
+    while served.app.state.engine.open:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # A request after it is one that came later on the same loop.
+    served.http.get("/health")
+
+
+def test_calls_after_the_first_are_told_once_they_are_whole():
+    def call(text, last):
+        message = Message("assistant", "", channel="commentary", recipient="functions.f")
+        token, delta = TokenEvent(1, None, (), None), TextDelta(text, "commentary", "functions.f")
+        return [[token], [token, MessageStart(0, message)], [token, delta], [token, last]]
+
+    def told(*calls):
+        async def written():
+            for one in calls:
+                for group in one:
+                    yield group
+
+        async def read():
+            return [event async for group in whole_calls(written()) for event in group]
+
+        return asyncio.run(read())
+
+    whole, repeated = ToolCall("c", "functions.f", "{}"), Anomaly("repeated_call", 0, b"")
+    first, second, again = call("a", whole), call("b", whole), call("a", repeated)
+    for calls in ([first], [first, second], [first, second, call("c", whole)]):
+        assert told(*calls) == [event for one in calls for group in one for event in group]
+    shown = [event for event in told(first, second, again) if not isinstance(event, TokenEvent)]
+    assert shown == [e for e in told(first, second) if not isinstance(e, TokenEvent)]
+    assert len(told(first, second, again)) == len(told(first, second)) + 4  # tokens are counted
+    # One that was cut off is told as far as it came.
+    assert told(first, second[:3]) == [e for g in (*first, *second[:3]) for e in g]
+
+
 def test_what_came_before_a_failure_is_told():
     async def run():
-        answers = Answers(None, [None], 0.0)
+        answers = Answers(types.SimpleNamespace(open=()), [None], 0.0)
         answers.first_token_s = 0.0
         one = TokenEvent(1, None, (), "final")
         seen = []
-        await answers._put(0, one)
+        await answers._put(0, [one])
 
         async def read():
             async for batch in answers.batches():
                 seen.extend(batch)
                 if len(seen) == 1:
-                    await answers._put(0, one)
+                    await answers._put(0, [one])
                     answers.stop()
-                    await answers._put(0, one)  # too late: it would put the end off
+                    await answers._put(0, [one])  # too late: it would put the end off
 
         with pytest.raises(ApiError):
             await read()

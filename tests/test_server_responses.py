@@ -17,18 +17,6 @@ TOOLS = response_tools(WEATHER, strict=True)
 OURS = ("bytes", "store", "name")
 
 
-@pytest.fixture(scope="module")
-def served():
-    with demo() as model, serving(model) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
-def client(served):
-    with served.client() as made:
-        yield made
-
-
 def ask(client, given=QUESTION, **options):
     return client.responses.create(input=given, **GREEDY | options)
 

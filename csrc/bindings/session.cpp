@@ -126,14 +126,24 @@ py::object to_python(const std::optional<GeneratedToken>& token) {
     return py::make_tuple(token->id, token->logprob, top);
 }
 
+// With the GIL, which the constraint needs.
+void tell(Generation& self, const Constraint& constraint, int token) {
+    if (self.tell(constraint, token, /*may_wait=*/false)) return;
+    ReleaseGil release;
+    self.tell(constraint, token, /*may_wait=*/true);
+}
+
 py::object next(Generation& self, const py::object& constraint) {
     std::optional<GeneratedToken> token;
     std::optional<Constraint> calls;
     if (!constraint.is_none()) calls = python_constraint(constraint, PyThread_get_thread_ident());
     try {
-        const Interrupt signals = python_signals();
-        ReleaseGil release;
-        token = self.next(signals, calls ? &*calls : nullptr);
+        {
+            const Interrupt signals = python_signals();
+            ReleaseGil release;
+            token = self.next(signals, calls ? &*calls : nullptr);
+        }
+        if (token && !token->told) tell(self, *calls, token->id);
     } catch (const PythonFailure& failure) {
         failure.raise();
     }
@@ -161,6 +171,13 @@ void begin(StreamReader& self, std::shared_ptr<Generation> stream, uint64_t key,
 py::list take(StreamReader& self) {
     py::list out;
     for (ReadToken& read : self.take()) {
+        try {
+            if (read.token && !read.token->told)
+                tell(*read.stream, *read.constraint, read.token->id);
+        } catch (...) {
+            read.token.reset();
+            read.failure = std::current_exception();
+        }
         const py::object failure =
             read.failure ? gptoss::to_python(std::exchange(read.failure, nullptr)) : py::none();
         out.append(py::make_tuple(read.key, to_python(read.token), failure));

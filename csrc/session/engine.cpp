@@ -52,6 +52,7 @@ Model& Engine::open_model() {
 }
 
 void Engine::add(std::weak_ptr<Session> session) {
+    const Leaving leaving(*this);
     const auto lock = mutex_.lock();
     std::erase_if(sessions_, [](const auto& known) { return known.expired(); });
     sessions_.push_back(std::move(session));
@@ -63,6 +64,7 @@ void Engine::close() {
     if (mutex_.mine()) return;
     std::vector<std::weak_ptr<Session>> sessions;
     {
+        const Leaving leaving(*this);
         const auto lock = mutex_.lock();
         prefixes_.clear();
         model_.reset();
@@ -76,12 +78,11 @@ void Engine::close() {
 void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
     mutex_.check();
     check_caller();
-    {
-        std::lock_guard lock(queue_mutex_);
-        waiting_.push_back(&request);
-    }
-    arrived_.notify_one();
+    // One's own: a word for one is not to wake all.
+    const auto changed = request.changed = std::make_shared<std::condition_variable>();
     std::unique_lock lock(queue_mutex_);
+    waiting_.push_back(&request);
+    if (away_.erase(request.who) && away_.empty()) arrived_.notify_one();
     while (!request.done) {
         if (prompts_waiting_ == 0 || !decoded_last_) {
             const uint64_t seen = left_;
@@ -90,11 +91,12 @@ void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
             lock.lock();
             if (led) {
                 ++left_;
-                changed_.notify_all();
+                wake_first();
             }
             if (led || left_ != seen) continue;
         }
-        changed_.wait_for(lock, kLook);
+        const bool first = !waiting_.empty() && waiting_.front() == &request;
+        changed->wait_for(lock, first ? kLook : kLookBehind);
     }
     if (request.failure) std::rethrow_exception(request.failure);
 }
@@ -117,21 +119,30 @@ bool Engine::lead(DecodeRequest& request, const Interrupt& interrupt) {
     } catch (...) {
         // As step() does.
         if (closed_) close();
+        tell_left();
         throw;
     }
 }
 
 void Engine::finish(DecodeRequest& request, std::exception_ptr failure) {
-    std::lock_guard lock(queue_mutex_);
-    request.failure = std::move(failure);
-    request.done = true;
-    changed_.notify_all();
+    std::shared_ptr<std::condition_variable> changed;
+    {
+        std::lock_guard lock(queue_mutex_);
+        changed = request.changed;
+        request.failure = std::move(failure);
+        request.done = true;
+    }
+    changed->notify_one();
+}
+
+void Engine::wake_first() {
+    if (!waiting_.empty()) waiting_.front()->changed->notify_one();
 }
 
 void Engine::tell_left() {
     std::lock_guard lock(queue_mutex_);
     ++left_;
-    changed_.notify_all();
+    wake_first();
 }
 
 void Engine::prompt_ended() {
@@ -165,12 +176,7 @@ void Engine::wait_for_the_last() {
     if (!overlap_) return;
     const auto gather =
         std::clamp<std::chrono::nanoseconds>(last_duration_ / 20, kLeastGather, kMostGather);
-    arrived_.wait_for(lock, gather, [&] {
-        return std::all_of(last_batch_.begin(), last_batch_.end(), [&](const void* who) {
-            return std::any_of(waiting_.begin(), waiting_.end(),
-                               [&](const DecodeRequest* r) { return r->who == who; });
-        });
-    });
+    arrived_.wait_for(lock, gather, [&] { return away_.empty(); });
 }
 
 std::vector<DecodeRequest*> Engine::take_waiting(size_t most) {
@@ -182,6 +188,9 @@ std::vector<DecodeRequest*> Engine::take_waiting(size_t most) {
     for (size_t rows = 0; count < std::ssize(waiting_); ++count)
         if ((rows += waiting_[count]->samples.size()) > most) break;
     std::vector<DecodeRequest*> out(waiting_.begin(), waiting_.begin() + count);
+    std::unordered_set<const void*> away;
+    for (const DecodeRequest* request : out) away.insert(request->who);
+    if (!out.empty()) away_.swap(away);
     waiting_.erase(waiting_.begin(), waiting_.begin() + count);
     return out;
 }
@@ -193,6 +202,7 @@ void Engine::take_back(const DecodeRequest& request) {
 
 void Engine::put_back(const std::vector<DecodeRequest*>& batch) {
     std::lock_guard lock(queue_mutex_);
+    for (const DecodeRequest* request : batch) away_.erase(request->who);
     waiting_.insert(waiting_.begin(), batch.begin(), batch.end());
 }
 

@@ -17,6 +17,7 @@
 #include <mutex>
 #include <set>
 #include <span>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -56,6 +57,8 @@ struct DecodeRequest {
     std::vector<Choice> choices;
     std::exception_ptr failure;
     bool done = false;
+    // Wakes the thread that waits, which may be gone as soon as it is done.
+    std::shared_ptr<std::condition_variable> changed;
 };
 
 // What an engine has and takes, in bytes and counts.
@@ -157,8 +160,10 @@ class Engine {
   private:
     using Clock = std::chrono::steady_clock;
 
-    // How long to wait at most for a word that the lock is free.
-    static constexpr auto kLook = std::chrono::milliseconds(5);
+    // How long to wait at most for a word that the lock is free: who is first in the queue, which
+    // is whom it goes to, and the others.
+    static constexpr auto kLook = std::chrono::milliseconds(5),
+                          kLookBehind = std::chrono::milliseconds(100);
 
     // Tells those who wait that the lock is free, after it is.
     struct Leaving {
@@ -197,13 +202,13 @@ class Engine {
     void put_back(const std::vector<DecodeRequest*>& batch);
     void prompt_ended();
     void tell_left();
+    void wake_first();  // under queue_mutex_
     bool try_admit(Model& model, Reservation& reservation, const AdmissionCall& call, int attempts);
     bool make_room(Model& model, const Reservation& reservation, const AdmissionCall& call,
                    bool alone);
     bool spill_one(Model& model, const Reservation& reservation);
 
     std::atomic<int> prompts_waiting_{0};
-    std::condition_variable changed_;  // something is done, or the lock is free
     mutable std::mutex queue_mutex_;
     // Under queue_mutex_:
     std::condition_variable arrived_;
@@ -211,6 +216,7 @@ class Engine {
     std::deque<DecodeRequest*> waiting_;
     std::multiset<int> prompt_priorities_;  // of those that wait
     std::vector<const void*> last_batch_;   // who was in it
+    std::unordered_set<const void*> away_;  // of those, who is not back for the next token
     Clock::duration last_duration_{};
     bool overlap_ = false;       // several ask at a time
     bool decoded_last_ = false;  // the last step was not a prompt's

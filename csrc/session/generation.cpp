@@ -61,7 +61,11 @@ void Generation::cancel() {
 void Generation::take_back() {
     if (session_->mutex_.mine()) return;
     const auto lock = session_->mutex_.try_lock();
-    if (!lock || number_ != session_->generation_ || stats_.generated_tokens == 0) return;
+    if (lock) drop_last();
+}
+
+void Generation::drop_last() {
+    if (number_ != session_->generation_ || stats_.generated_tokens == 0) return;
     session_->set_size(session_->tokens_.size() - 1);
     {
         std::lock_guard stats_lock(stats_mutex_);
@@ -110,11 +114,13 @@ std::optional<GeneratedToken> Generation::next(const Interrupt& interrupt,
     }
     Choice choice = std::move(known_.front());
     known_.pop_front();
-    if (constraint) accept(*constraint, choice);
+    // Python's lock for each token of each stream would be more than all the rest.
+    const bool told = !constraint || choice.failure || !holds_after(choice.chosen.token);
+    if (constraint && told) accept(*constraint, choice);
     // A draft that came true has its keys and values already.
     session_->computed_ = static_cast<int>(session_->tokens_.size());
     GeneratedToken token = {choice.chosen.token, choice.chosen.logprob,
-                            std::move(choice.top_logprobs)};
+                            std::move(choice.top_logprobs), told};
     if (!generated_from_) generated_from_ = static_cast<int>(session_->tokens_.size());
     session_->append(token.id, Form::kDecode);
     if (counted_) count(token.id, true);
@@ -204,6 +210,24 @@ void Generation::accept(const Constraint& constraint, const Choice& choice) {
         finish(FinishReason::kCancelled);
         throw;
     }
+}
+
+bool Generation::tell(const Constraint& constraint, int token, bool may_wait) {
+    const auto lock = may_wait ? session_->enter() : session_->mutex_.try_lock();
+    if (!lock) return false;
+    try {
+        session_->call_back([&] { constraint.accept(token); });
+    } catch (...) {
+        drop_last();
+        finish(FinishReason::kCancelled);
+        throw;
+    }
+    return true;
+}
+
+// Whether the mask that let the token through is that of the next one, too.
+bool Generation::holds_after(int token) const {
+    return fixed_mask_ && fixed_mask_->stays_after(token);
 }
 
 void Generation::count(int token, bool generated) {

@@ -19,6 +19,8 @@ struct GeneratedToken {
     int id = 0;
     float logprob = 0;                     // natural, under the model's own distribution
     std::vector<TopLogprob> top_logprobs;  // most likely first
+    // False: the constraint, which is sure to take it, is still to be told, by Generation::tell().
+    bool told = true;
 };
 
 enum class FinishReason { kNone, kStop, kLength, kCancelled, kTimeout };
@@ -46,8 +48,8 @@ struct Ahead {
 
 // Decides which tokens a stream may go on with. fill_mask is called before each token, on whichever
 // thread computes the step and under the engine's lock, and again for the same token where a step
-// is computed again; accept once for each token, in order, on the thread that asked for it. What
-// either throws ends the stream.
+// is computed again; accept once for each token, in order, on the thread that asked for it, or by
+// Generation::tell(). What either throws ends the stream.
 struct Constraint {
     FillMask fill_mask;
     std::function<void(int token)> accept;
@@ -69,6 +71,10 @@ class Generation {
     // The next token, which the session then holds too; none when finished. The constraint, which
     // may be null, is to be the same each time.
     std::optional<GeneratedToken> next(const Interrupt& interrupt, const Constraint* constraint);
+    // Tells the constraint of the token that next() gave last and left untold, for who has Python's
+    // lock anyway. Throws what it throws, which ends the stream before that token. False, and not
+    // told, if another thread has the session: then to be called where it may wait.
+    bool tell(const Constraint& constraint, int token, bool may_wait);
     // Ends the stream before its next step; from any thread.
     void cancel();
     // Ends it after the token given last, as a stop id does.
@@ -84,6 +90,8 @@ class Generation {
     // What comes next, without those that are known already. False if the stream is to end.
     bool advance(const Interrupt& interrupt, const Constraint* constraint);
     void accept(const Constraint& constraint, const Choice& choice);
+    bool holds_after(int token) const;
+    void drop_last();
     // Tokens to compute beside the next one's.
     std::vector<int> propose(const Constraint* constraint);
     void look_ahead(const Constraint& constraint, int room);

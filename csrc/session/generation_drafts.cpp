@@ -12,7 +12,11 @@ void Generation::look_ahead(const Constraint& constraint, int room) {
     if (!constraint.ahead) return guess_.clear();
     Ahead ahead;
     try {
-        session_->call_back([&] { ahead = constraint.ahead(guess_); });
+        // What it said before holds on.
+        if (holds_after(session_->tokens_.back()))
+            ahead.mask = fixed_mask_;
+        else
+            session_->call_back([&] { ahead = constraint.ahead(guess_); });
         // Closed meanwhile, by the constraint or another thread, the session has no cache any more.
         session_->check_open();
         check(ahead);

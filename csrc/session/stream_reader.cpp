@@ -31,6 +31,7 @@ struct StreamReader::Done {
     void add(ReadToken token) {
         std::lock_guard lock(mutex);
         tokens.push_back(std::move(token));
+        if (tokens.size() > 1) return;  // the loop is told already
         const uint64_t one = 1;
         // Only a counter of 2**64 could refuse.
         [[maybe_unused]] const auto written = ::write(descriptor, &one, sizeof(one));
@@ -71,7 +72,10 @@ class Readers {
         if (ended_) throw Error("the process is ending");
         if (jobs_.size() >= static_cast<size_t>(idle_) && threads_ < kMostThreads) add_thread();
         jobs_.push_back(std::move(job));
-        wake_.notify_one();
+        // Who is woken wakes the next: the event loop has more to do. It needs the lock at once.
+        const bool alone = jobs_.size() == 1;
+        lock.unlock();
+        if (alone) wake_.notify_one();
     }
 
     void end() {
@@ -101,7 +105,9 @@ class Readers {
             Job job = std::move(jobs_.front());
             jobs_.pop_front();
             running_.push_back(job.stream.get());
+            const bool more = !jobs_.empty();
             lock.unlock();
+            if (more) wake_.notify_one();
             read(job);
             lock.lock();
             running_.erase(std::find(running_.begin(), running_.end(), job.stream.get()));
@@ -120,6 +126,9 @@ class Readers {
         } catch (...) {
             out.failure = std::current_exception();
         }
+        out.stream = job.stream;
+        // Whoever takes the token has Python's lock, and lets go of what is Python's.
+        out.constraint = std::move(job.constraint);
         job.add(std::move(out));
     }
 

@@ -19,6 +19,8 @@ struct ReadToken {
     uint64_t key = 0;
     std::optional<GeneratedToken> token;  // none: the stream has ended
     std::exception_ptr failure;
+    std::shared_ptr<Generation> stream;
+    std::shared_ptr<const Constraint> constraint;  // may be null; for Generation::tell()
 };
 
 class StreamReader {

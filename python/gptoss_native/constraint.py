@@ -64,7 +64,8 @@ class Constraint(Protocol):
 
         Called once for each generated token, in order, before the token is given out and before
         the next `mask`; for a stop id too, not for the prompt. On the thread that asked for the
-        token.
+        token; for an event loop on another one, or, under a FixedMask that holds on, on the
+        loop's own.
         """
 
 
@@ -79,9 +80,10 @@ class LookAhead(Constraint, Protocol):
 
         guess: ids that seem likely (`lookup`), not looked at yet. Return a FixedMask, where the
         next token's mask is one: then neither `mask` nor `mask_after` is called for the tokens
-        under it. Otherwise ids, each one allowed after those before it, and how many of them
-        must come, since their masks have no other bit: as those of `guess` that may. None of them
-        may end the stream; ([], 0) is always right. On the thread that asked for the token.
+        under it, nor this again while tokens of its `stays` come. Otherwise ids, each one allowed
+        after those before it, and how many of them must come, since their masks have no other bit:
+        as those of `guess` that may. None of them may end the stream; ([], 0) is always right. On
+        the thread that asked for the token.
         """
 
     def mask_after(self, ids: list[int], out: Words) -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from ._core import Error
 from .limits import Limits
 from .model import Model
-from .server import Settings, create_app
+from .server import Settings, create_app, favour_event_loop
 
 try:
     from ray import serve
@@ -100,6 +100,8 @@ def _builder(options: Options, settings: Settings, limits: Limits) -> Callable[[
             model = Model.demo(**placing)
         else:
             model = Model.load(options.checkpoint, **placing)
-        return create_app(model, settings)
+        app = create_app(model, settings)
+        favour_event_loop()
+        return app
 
     return build

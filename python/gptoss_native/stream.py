@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 from . import _core
 from .constraint import Constraint
 from .tokenizer import Tokenizer
+
+# Streams of an event loop whose tokens it gets before it looks at all else.
+_AT_ONCE = 16
 
 _Read = tuple[int, float, tuple[tuple[int, float], ...]] | None
 
@@ -58,6 +62,7 @@ class _LoopReader:
     def __init__(self) -> None:
         self._core = _core.StreamReader()
         self._keys = itertools.count()
+        self._taken: deque[tuple[int, _Read, BaseException | None]] = deque()  # and not told yet
         self._waiting: dict[int, tuple[asyncio.Future[_Read] | None, _core.Generation]] = {}
 
     @classmethod
@@ -90,7 +95,15 @@ class _LoopReader:
             self._waiting[key] = None, self._waiting[key][1]
 
     def _deliver(self) -> None:
-        for key, token, failure in self._core.take():
+        waits = not self._taken
+        self._taken.extend(self._core.take())
+        if waits:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake those whose tokens have come: a few, since the loop has others to look after."""
+        for _ in range(min(_AT_ONCE, len(self._taken))):
+            key, token, failure = self._taken.popleft()
             future, stream = self._waiting.pop(key)
             if future is None or future.done():  # its task was cancelled
                 if token is not None:
@@ -99,6 +112,10 @@ class _LoopReader:
                 future.set_result(token)
             else:
                 future.set_exception(_no_end(failure))
+        if self._taken:
+            import asyncio
+
+            asyncio.get_running_loop().call_soon(self._tell)
 
 
 # A loop that is gone takes its reader with it.
@@ -190,6 +207,13 @@ class Stream:
             self.cancel()
 
     async def __anext__(self) -> Token:
+        token = await self.upcoming()
+        if token is None:
+            raise StopAsyncIteration
+        return token
+
+    async def upcoming(self) -> Token | None:
+        """Return what `anext` would, None at the end."""
         import asyncio  # here, since it is a third of what importing this package would take
 
         # The step runs on another thread, without the GIL: the event loop stays free.
@@ -203,9 +227,7 @@ class Stream:
             reader.forget(key)
             self.cancel()
             raise
-        if token is None:
-            raise StopAsyncIteration
-        return self._seen(token)
+        return None if token is None else self._seen(token)
 
     def cancel(self) -> None:
         """End the stream before its next step; from any thread."""

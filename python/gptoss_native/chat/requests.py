@@ -31,10 +31,7 @@ class NextToken(Request):
         return next(self._stream, None)
 
     async def soon(self) -> Token | None:
-        try:
-            return await self._stream.__anext__()
-        except StopAsyncIteration:
-            return None
+        return await self._stream.upcoming()
 
 
 class RunCalls(Request):

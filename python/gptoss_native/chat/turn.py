@@ -1,7 +1,7 @@
 """A turn as something to iterate: `for`, `async for`, or just its reply."""
 
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
 from .._core import InvalidArgument
@@ -27,6 +27,7 @@ class Turn:
     def __init__(self, play: Play) -> None:
         self._play = play
         self._steps: Generator[ChatEvent | Request, Any, None] = play.steps()
+        self._asked: Request | None = None  # by `groups`, and not answered yet
         self._reading = threading.Lock()
 
     def _step(self, answer: Any, error: BaseException | None) -> ChatEvent | Request | None:
@@ -36,6 +37,10 @@ class Turn:
         except StopIteration:
             return None
 
+    def _go_on(self) -> ChatEvent | Request | None:
+        asked, self._asked = self._asked, None
+        return self._step(None, None) if asked is None else asked
+
     def _enter(self) -> None:
         if not self._reading.acquire(blocking=False):
             what = "this turn is being read elsewhere"
@@ -44,12 +49,13 @@ class Turn:
     def __next__(self) -> ChatEvent:
         self._enter()
         try:
-            answer, error = None, None
-            while isinstance(step := self._step(answer, error), Request):
+            step = self._go_on()
+            while isinstance(step, Request):
                 try:
                     answer, error = step.now(), None
                 except BaseException as raised:
                     answer, error = None, raised
+                step = self._step(answer, error)
         finally:
             self._reading.release()
         if step is None:
@@ -59,12 +65,13 @@ class Turn:
     async def __anext__(self) -> ChatEvent:
         self._enter()
         try:
-            answer, error = None, None
-            while isinstance(step := self._step(answer, error), Request):
+            step = self._go_on()
+            while isinstance(step, Request):
                 try:
                     answer, error = await step.soon(), None
                 except BaseException as raised:
                     answer, error = None, raised
+                step = self._step(answer, error)
         finally:
             self._reading.release()
         if step is None:
@@ -86,6 +93,46 @@ class Turn:
                 except StopAsyncIteration:
                     return
                 yield event
+        finally:
+            self.close()
+
+    async def groups(self) -> AsyncGenerator[list[ChatEvent], None]:
+        """Yield what `async for` yields, in lists of what is known at a time, as of one token.
+
+        For who reads many turns: a list takes an event loop as long as an event does.
+        """
+        try:
+            step: ChatEvent | Request | None = None
+            while True:
+                self._enter()
+                group, failure = list[ChatEvent](), None
+                try:
+                    step = self._go_on()
+                    while step is not None:
+                        if not isinstance(step, Request):
+                            group.append(step)
+                            step = self._step(None, None)
+                            continue
+                        if group:
+                            self._asked = step
+                            break
+                        try:
+                            answer, error = await step.soon(), None
+                        except BaseException as raised:
+                            answer, error = None, raised
+                        step = self._step(answer, error)
+                except BaseException as raised:
+                    if not group:
+                        raise
+                    failure = raised
+                finally:
+                    self._reading.release()
+                if group:
+                    yield group
+                if failure is not None:
+                    raise failure
+                if step is None:
+                    return
         finally:
             self.close()
 

@@ -5,7 +5,6 @@ import importlib
 import os
 import re
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from ..harmony import Renderer
 from .loading import load, model_path, say_what_runs
 
 _KEYS = "GPTOSS_API_KEYS"
-_SWITCH_S = 0.001
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -48,9 +46,8 @@ def serve(args: argparse.Namespace) -> None:
     with load(args, limits=limits) as model:
         say_what_runs(args, model)
         log.log_to_stderr()
-        # The event loop shares the interpreter with the threads that prepare answers.
-        sys.setswitchinterval(_SWITCH_S)
         app = server.create_app(model, settings)
+        server.favour_event_loop()
         server.serve(app, host=args.host, port=args.port)
 
 

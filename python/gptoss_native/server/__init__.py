@@ -7,7 +7,7 @@ from .._core import Error
 
 try:
     from .app import create_app
-    from .run import serve
+    from .run import favour_event_loop, serve
     from .settings import Settings
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("fastapi", "uvicorn", "prometheus_client"):
@@ -15,4 +15,4 @@ except ModuleNotFoundError as error:
     lacking = f"the server needs {error.name}: pip install 'gptoss-native[server]'"
     raise Error(lacking) from error
 
-__all__ = ["Settings", "create_app", "serve"]
+__all__ = ["Settings", "create_app", "favour_event_loop", "serve"]

@@ -20,8 +20,10 @@ from .sources import Source, opened
 if TYPE_CHECKING:
     from .engine import Engine
 
-# Texts that follow within this time are one. 250 tokens a second are not slower for it.
-_TOGETHER_S = 0.004
+# Texts that follow within this time are one: 100 tokens a second are not later for it. And as long
+# for each answer that is open: sending a text costs more than a small model's token.
+_TOGETHER_S = 0.01
+_TOGETHER_EACH_S = 0.0005
 # Events of one answer that may wait to be shown.
 _AHEAD = 128
 
@@ -65,21 +67,30 @@ def merged(events: Sequence[tuple[int, ChatEvent]]) -> list[tuple[int, ChatEvent
 class Answers:
     """The answers to one request; each `per_prompt` of them share a prompt.
 
-    Within one event loop. `close` must follow `begin`, however that ends.
+    tokens: whether `batches` has TokenEvents, too. Within one event loop. `close` must follow
+    `begin`, however that ends.
     """
 
     def __init__(
-        self, engine: "Engine", sources: Sequence[Source], begun: float, per_prompt: int = 1
+        self,
+        engine: "Engine",
+        sources: Sequence[Source],
+        begun: float,
+        per_prompt: int = 1,
+        *,
+        tokens: bool = True,
     ) -> None:
         self.engine = engine
         self._sources = sources
         self._per_prompt = per_prompt
         self._begun = begun
+        self._with_tokens = tokens
         self._tasks: list[asyncio.Task[None]] = []
         self._left = len(sources)  # answers that are not whole
         self._events: list[tuple[int, ChatEvent]] = []
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
+        self._gathering: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self._closing: asyncio.Task[None] | None = None
         self.first_token_s: float | None = None
@@ -136,9 +147,10 @@ class Answers:
         while True:
             await self._news.wait()
             # What comes faster than anybody reads is sent together: each sending has its price.
-            soon = before + _TOGETHER_S - time.perf_counter()
+            together = max(_TOGETHER_S, _TOGETHER_EACH_S * len(self.engine.open))
+            soon = before + together - time.perf_counter()
             if soon > 0 and self._left and self._failure is None:
-                await asyncio.sleep(soon)
+                await self._gather(soon)
             self._news.clear()
             events, self._events = self._events, []
             self._taken.set()
@@ -151,6 +163,21 @@ class Answers:
                 raise self._failure
             if not self._left:
                 return
+
+    async def _gather(self, seconds: float) -> None:
+        """Let more come for so long, or until there is no more."""
+        loop = asyncio.get_running_loop()
+        self._gathering = waiter = loop.create_future()
+        timer = loop.call_later(seconds, self._end_gathering)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._gathering = None
+
+    def _end_gathering(self) -> None:
+        if self._gathering is not None and not self._gathering.done():
+            self._gathering.set_result(None)
 
     async def rest(self) -> list[tuple[int, ChatEvent]]:
         """Return all events, once the answers are whole."""
@@ -188,13 +215,16 @@ class Answers:
     async def _read_one(self, number: int) -> None:
         source, before = self._sources[number], None
         observe = self.engine.metrics.between.observe
-        async for event in source.events():
-            if isinstance(event, TokenEvent):
+        async for group in source.groups():
+            tokens = [event for event in group if isinstance(event, TokenEvent)]
+            if tokens:
                 now = time.perf_counter()
                 if before is not None:
-                    observe(now - before)
+                    observe((now - before) / len(tokens), len(tokens))
                 before = now
-            await self._put(number, event)
+            if not self._with_tokens:
+                group = [event for event in group if not isinstance(event, TokenEvent)]
+            await self._put(number, group)
         reason = source.finish_reason
         if reason == "timeout":
             most = self.engine.settings.request_timeout_s
@@ -207,19 +237,22 @@ class Answers:
             self._fail(task.exception())
         self._left -= 1
         self._news.set()
+        if not self._left:
+            self._end_gathering()
 
     def _fail(self, error: BaseException | None) -> None:
         self._failure = self._failure or error
         self._news.set()
+        self._end_gathering()
 
-    async def _put(self, number: int, event: ChatEvent) -> None:
-        """Take an event of an answer; waits while many have not been shown."""
+    async def _put(self, number: int, group: Sequence[ChatEvent]) -> None:
+        """Take events of an answer; waits while many have not been shown."""
         if self._failure is not None:
             return  # what comes after it would put the end off
         if self.first_token_s is None:
             self.first_token_s = time.perf_counter() - self._begun
             self.engine.metrics.first_token.observe(self.first_token_s)
-        self._events.append((number, event))
+        self._events += [(number, event) for event in group]
         self._news.set()
         while len(self._events) >= _AHEAD * len(self._sources):
             self._taken.clear()

@@ -13,7 +13,7 @@ from ..harmony import MessageStart
 from ..tokenizer import Tokenizer
 from .answers import Answers, Usage
 from .chat_messages import wanted_of
-from .endpoint import answered, engine_of, told_failure
+from .endpoint import answered, engine_of, to_the_end
 from .parts import function_name, kind_of, logprob_of
 from .responding import encoded
 from .schemas.chat import ChatRequest
@@ -32,7 +32,8 @@ async def create(body: ChatRequest, request: Request) -> Response:
     engine.note_prompt(request, body)
     wanted = wanted_of(body, engine.settings)
     sources = chat_sources(engine.model, engine.settings, wanted, n)
-    answers = Answers(engine, sources, request.state.begun, per_prompt=n)
+    tokens = bool(body.logprobs)
+    answers = Answers(engine, sources, request.state.begun, per_prompt=n, tokens=tokens)
     completion = _Completion(answers, body, n)
     return await answered(request, answers, completion, stream=bool(body.stream))
 
@@ -145,7 +146,10 @@ class _Completion:
             "finish_reason": _end_of(self._answers.finish_reason(number)),
         }
 
-    async def chunks(self, request: Request) -> AsyncIterator[bytes]:
+    def chunks(self, request: Request) -> AsyncIterator[bytes]:
+        return to_the_end(request, self._events(request))
+
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
         """Yield server-sent events, several at a time where several have come."""
         answers, choices = self._answers, self._choices
         options = self._body.stream_options
@@ -159,24 +163,19 @@ class _Completion:
                 choice["logprobs"] = {"content": tokens, "refusal": None}
             return begin + encoded(choice) + end
 
-        try:
-            yield b"".join(chunk(n, {"role": "assistant"}) for n in range(len(choices)))
-            async for batch in answers.batches():
-                out = []
-                for number, event in batch:
-                    if (delta := choices[number].take(event)) is not None:
-                        out.append(chunk(number, delta))
-                if out:
-                    yield b"".join(out)
-            for number in range(len(choices)):
-                yield chunk(number, {}, _end_of(answers.finish_reason(number)))
-            if with_usage:
-                usage = usage_of(answers.usage())
-                yield b"data: " + encoded(self._head | {"choices": [], "usage": usage}) + b"\n\n"
-            yield b"data: [DONE]\n\n"
-            answers.note(request)
-        except Exception as error:
-            yield b"data: " + encoded(told_failure(request, error).body()) + b"\n\n"
+        yield b"".join(chunk(n, {"role": "assistant"}) for n in range(len(choices)))
+        async for batch in answers.batches():
+            out = []
+            for number, event in batch:
+                if (delta := choices[number].take(event)) is not None:
+                    out.append(chunk(number, delta))
+            if out:
+                yield b"".join(out)
+        for number in range(len(choices)):
+            yield chunk(number, {}, _end_of(answers.finish_reason(number)))
+        if with_usage:
+            yield usage_chunk(self._head, answers.usage())
+        answers.note(request)
 
     def _frame(self, with_usage: bool) -> tuple[bytes, bytes]:
         """Return what stands before a chunk's one choice, and after it."""
@@ -187,6 +186,10 @@ class _Completion:
 
 def _end_of(reason: str | None) -> str:
     return _ENDS.get(reason or "stop", "stop")
+
+
+def usage_chunk(head: dict[str, Any], usage: Usage) -> bytes:
+    return b"data: " + encoded(head | {"choices": [], "usage": usage_of(usage)}) + b"\n\n"
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def wanted_of(body: shapes.ChatRequest, settings: Settings) -> Wanted:
         "max_reasoning_tokens": body.max_reasoning_tokens,
         "stop": stops(body.stop),
         "tool_choice": choice_of(body.tool_choice, tools),
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
         "response_format": _format_of(body.response_format),
     }
     return Wanted(

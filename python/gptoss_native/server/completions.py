@@ -13,9 +13,9 @@ from starlette.responses import Response
 from ..chat import ChatEvent, TextDelta, TokenEvent
 from ..tokenizer import Tokenizer
 from .answers import Answers
-from .chat_completions import usage_of
+from .chat_completions import usage_chunk, usage_of
 from .chat_messages import most_tokens, sampling_of, stops
-from .endpoint import answered, engine_of, told_failure
+from .endpoint import answered, engine_of, to_the_end
 from .engine import Engine
 from .errors import invalid
 from .parts import token_bytes
@@ -138,7 +138,10 @@ class _Completion:
         choices = [self._choice(number, True) for number in range(len(self._choices))]
         return self._head | {"choices": choices, "usage": usage_of(self._answers.usage())}
 
-    async def chunks(self, request: Request) -> AsyncIterator[bytes]:
+    def chunks(self, request: Request) -> AsyncIterator[bytes]:
+        return to_the_end(request, self._events(request))
+
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
         """Yield server-sent events, several at a time where several have come."""
         answers, options = self._answers, self._body.stream_options
         head = json.dumps(self._head, separators=(",", ":")).encode()[:-1]
@@ -147,20 +150,15 @@ class _Completion:
             choice = encoded(self._choice(number, ended))
             return b"data: " + head + b',"choices":[' + choice + b"]}\n\n"
 
-        try:
-            async for batch in answers.batches():
-                out = []
-                for number, event in batch:
-                    self._choices[number].take(event)
-                    if isinstance(event, TextDelta):
-                        out.append(chunk(number))
-                if out:
-                    yield b"".join(out)
-            yield b"".join(chunk(number, True) for number in range(len(self._choices)))
-            if options and options.include_usage:
-                usage = usage_of(answers.usage())
-                yield b"data: " + encoded(self._head | {"choices": [], "usage": usage}) + b"\n\n"
-            yield b"data: [DONE]\n\n"
-            answers.note(request)
-        except Exception as error:
-            yield b"data: " + encoded(told_failure(request, error).body()) + b"\n\n"
+        async for batch in answers.batches():
+            out = []
+            for number, event in batch:
+                self._choices[number].take(event)
+                if isinstance(event, TextDelta):
+                    out.append(chunk(number))
+            if out:
+                yield b"".join(out)
+        yield b"".join(chunk(number, True) for number in range(len(self._choices)))
+        if options and options.include_usage:
+            yield usage_chunk(self._head, answers.usage())
+        answers.note(request)

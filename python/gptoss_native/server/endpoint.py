@@ -10,7 +10,7 @@ from .answers import Answers
 from .engine import Engine
 from .errors import ApiError, as_api_error
 from .log import logger
-from .responding import EventStream, JsonAnswer, unless_gone
+from .responding import EventStream, JsonAnswer, encoded, unless_gone
 
 
 class Writing(Protocol):
@@ -46,6 +46,16 @@ async def answered(
         raise
     await answers.close()
     return whole
+
+
+async def to_the_end(request: Request, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield events, then the one that says they are all; or one that says what ended them."""
+    try:
+        async for some in events:
+            yield some
+        yield b"data: [DONE]\n\n"
+    except Exception as error:
+        yield b"data: " + encoded(told_failure(request, error).body()) + b"\n\n"
 
 
 def told_failure(request: Request, error: Exception) -> ApiError:

@@ -76,6 +76,7 @@ class Gateway:
             await visit.answer(error, self._settings)
         finally:
             self._log(visit)
+            visit.let_go()
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "").lower().rsplit("@", 1)[-1]
@@ -125,6 +126,10 @@ class _Visit:
         self._notes: dict[str, Any] = {}
         state = scope.setdefault("state", {})
         state["request_id"], state["note"], state["begun"] = request_id, self.note, self._begun
+
+    def let_go(self) -> None:
+        """Be nobody's any more: what a request held goes at once, not with the next collection."""
+        del self.scope["state"]["note"]
 
     def note(self, **fields: Any) -> None:
         """Add to the request's line in the log."""

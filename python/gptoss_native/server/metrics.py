@@ -1,13 +1,16 @@
 """What the server has done, in Prometheus' text form."""
 
 import asyncio
+import bisect
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ..model import Model
 from .sources import Cost
@@ -15,6 +18,8 @@ from .sources import Cost
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LONG = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+# Around what is too late for an event loop: 20 ms.
+_DELAYS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
 _TICK_S = 0.05
 
 
@@ -39,6 +44,25 @@ class _Engine(Collector):
         yield kinds
 
 
+class _Steps(Collector):
+    """A histogram that is cheap to add to, for what happens with each token. For one thread."""
+
+    def __init__(self, name: str, what: str, buckets: tuple[float, ...]) -> None:
+        self._name, self._what = name, what
+        self._bounds = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self._counts[bisect.bisect_left(self._bounds, value)] += times
+        self._sum += value * times
+
+    def collect(self) -> Iterator[Metric]:
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        counts = list(zip(bounds, itertools.accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._what, counts, self._sum)
+
+
 class Metrics:
     """The counters of one application."""
 
@@ -60,9 +84,11 @@ class Metrics:
             self.generated.labels(kind)
         self.cancelled = counter("cancelled", "Answers whose client had gone")
         self.first_token = histogram("time_to_first_token", "From request to first token", _LONG)
-        self.between = histogram("inter_token", "From one token of an answer to the next", _SHORT)
+        between = "From one token of an answer to the next"
+        self.between = _Steps("gptoss_inter_token_seconds", between, _SHORT)
+        registry.register(self.between)
         self.duration = histogram("request", "From request to the answer's end", _LONG)
-        self.loop_delay = histogram("event_loop_delay", "What the event loop comes late", _SHORT)
+        self.loop_delay = histogram("event_loop_delay", "What the event loop comes late", _DELAYS)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

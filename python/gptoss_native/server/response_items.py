@@ -42,13 +42,14 @@ def asked_of(body: shapes.ResponseRequest, settings: Settings, store: Store, own
         raise invalid("input", "input has instructions alone, wanted a message of the user")
     tools = [Tool(_described(one), one.strict) for one in body.tools or ()]
     logprobs = body.top_logprobs or 0
-    if logprobs and "message.output_text.logprobs" not in (body.include or ()):
+    if logprobs and not wants_logprobs(body):
         wanted = "wanted 'message.output_text.logprobs' in include with it"
         raise invalid("top_logprobs", f"top_logprobs is {logprobs}, {wanted}")
     options: dict[str, Any] = {
         "sampling": sampling_of(body, None, logprobs),
         "max_new_tokens": most_tokens(body.max_output_tokens, settings),
         "tool_choice": choice_of(body.tool_choice, tools),
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
         "response_format": _format_of(body.text),
     }
     spoken = [text for text in (body.instructions, *told) if text]
@@ -60,6 +61,10 @@ def asked_of(body: shapes.ResponseRequest, settings: Settings, store: Store, own
         options=options,
     )
     return Asked(wanted, tuple(told), [_kept(item) for item in items])
+
+
+def wants_logprobs(body: shapes.ResponseRequest) -> bool:
+    return "message.output_text.logprobs" in (body.include or ())
 
 
 def _before(body: shapes.ResponseRequest, store: Store, owner: str) -> Stored | None:

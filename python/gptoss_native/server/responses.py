@@ -14,7 +14,7 @@ from .engine import Engine
 from .errors import ApiError, invalid, unsupported
 from .responding import JsonAnswer, encoded
 from .response_events import Output, Told
-from .response_items import Asked, asked_of
+from .response_items import Asked, asked_of, wants_logprobs
 from .schemas.responses import ResponseRequest
 from .settings import Settings
 from .sources import ChatSource
@@ -31,7 +31,8 @@ async def create(body: ResponseRequest, request: Request) -> Response:
     engine.note_prompt(request, body)
     asked = asked_of(body, engine.settings, engine.store, request.state.owner)
     source = ChatSource(engine.model, engine.settings, asked.wanted)
-    answers = Answers(engine, [source], request.state.begun)
+    tokens = wants_logprobs(body)
+    answers = Answers(engine, [source], request.state.begun, tokens=tokens)
     writing = _Writing(answers, source, asked, body)
     return await answered(request, answers, writing, stream=bool(body.stream))
 
@@ -103,8 +104,8 @@ class _Writing:
         self._source = source
         self._asked = asked
         self._body = body
-        logprobs = "message.output_text.logprobs" in (body.include or ())
-        self._output = Output(answers.engine.model.tokenizer, logprobs=logprobs)
+        tokenizer = answers.engine.model.tokenizer
+        self._output = Output(tokenizer, logprobs=wants_logprobs(body))
         self._numbers = itertools.count()
         self._response: dict[str, Any] = {}
 
@@ -190,7 +191,7 @@ def _begun(body: ResponseRequest, strict: Sequence[bool], settings: Settings) ->
         "metadata": body.metadata or {},
         "model": body.model,
         "output": [],
-        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "parallel_tool_calls": bool(body.parallel_tool_calls),
         "previous_response_id": body.previous_response_id,
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {

@@ -1,7 +1,9 @@
 """The server's process: uvicorn, and an end in good order."""
 
 import asyncio
+import ctypes
 import errno
+import gc
 import signal
 import socket
 import sys
@@ -13,6 +15,9 @@ from fastapi import FastAPI
 from .engine import Engine
 from .log import logger
 
+_SWITCH_S = 0.001
+_COLLECT_AFTER = (5000, 2, 2)  # objects; collections of younger ones, and of those
+_M_ARENA_MAX, _HEAPS = -8, 2
 # What is left for the last events to reach their clients.
 _GRACE_S = 2.0
 
@@ -47,6 +52,21 @@ class _Server(uvicorn.Server):
         fields = {"signal": why, "answers": len(engine.open)}
         logger.info("shutting down", extra={"fields": fields})
         asyncio.get_running_loop().call_later(engine.settings.shutdown_s, engine.stop)
+
+
+def favour_event_loop() -> None:
+    """Let an event loop be less late and take less, in a process that only serves."""
+    # A heap for each thread that reads a stream would keep what was freed in it.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _HEAPS)
+    # It shares the interpreter with the threads that prepare answers.
+    sys.setswitchinterval(_SWITCH_S)
+    # To look through all that was imported takes the collector 50 ms and more, each time. What
+    # requests leave behind goes by itself, but for little, which is not to gather.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, **options: object) -> None:

@@ -2,16 +2,17 @@
 
 import asyncio
 import codecs
+import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..chat import Chat, ChatEvent, Entry, Reply, TextDelta, TokenEvent, Turn
+from ..chat import Chat, ChatEvent, Entry, Reply, TextDelta, TokenEvent, ToolCall, Turn
 from ..chat.watch import StopWatch
-from ..harmony import Message
+from ..harmony import Anomaly, Message, MessageStart
 from ..model import Model
 from ..session import Session
 from ..stream import Stream
@@ -39,7 +40,8 @@ class Source(Protocol):
     finish_reason: str | None  # once its events have ended
 
     def open(self, until: float) -> None: ...
-    def events(self) -> AsyncIterator[ChatEvent]: ...
+    # What becomes known at a time.
+    def groups(self) -> AsyncIterator[list[ChatEvent]]: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
     def cost(self) -> Cost: ...
@@ -65,9 +67,10 @@ class ChatSource:
         choice = wanted.options.get("tool_choice", "auto")
         self._turn = self._chat.send(list(wanted.messages), tool_choice=choice)
 
-    def events(self) -> AsyncIterator[ChatEvent]:
+    def groups(self) -> AsyncIterator[list[ChatEvent]]:
         assert self._turn is not None
-        return aiter(self._turn)
+        groups = self._turn.groups()
+        return whole_calls(groups) if self._wanted.options["parallel_tool_calls"] else groups
 
     def cancel(self) -> None:
         if self._turn is not None:
@@ -139,24 +142,28 @@ class RawSource:
         self._session = self._model.session(max_context=self._settings.max_context)
         self._stream = self._session.generate(self._ids, timeout=_left(until), **self._options)
 
-    async def events(self) -> AsyncIterator[ChatEvent]:
+    async def groups(self) -> AsyncIterator[list[ChatEvent]]:
         assert self._stream is not None
         watch = StopWatch(self._stop, ("all",))
         watch.begin(Message("assistant", "", channel="final"))
         tokenizer = self._model.tokenizer
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async for token in self._stream:
-            yield TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
+            group: list[ChatEvent] = [
+                TokenEvent(token.id, token.logprob, token.top_logprobs, "final")
+            ]
             if token.id in self._model.stop_ids:
+                yield group
                 break
             if text := watch.push(decoder.decode(token_bytes(tokenizer, token.id))):
-                yield TextDelta(text, "final", None)
+                group.append(TextDelta(text, "final", None))
+            yield group
             if watch.found is not None:
                 self._stopped = True
                 self._stream.cancel()
                 return
         if text := watch.push(decoder.decode(b"", True)) + watch.end():
-            yield TextDelta(text, "final", None)
+            yield [TextDelta(text, "final", None)]
 
     def cancel(self) -> None:
         if self._stream is not None:
@@ -177,6 +184,30 @@ class RawSource:
             return Cost()
         stats = self._stream.stats
         return Cost(stats.cached_tokens, stats.prefilled_tokens, stats.generated_tokens)
+
+
+async def whole_calls(
+    groups: AsyncGenerator[list[ChatEvent], None],
+) -> AsyncIterator[list[ChatEvent]]:
+    """Hold back calls after a first one until they are whole: one that repeats another is none."""
+    called, held = False, list[ChatEvent]()
+    async with contextlib.aclosing(groups):
+        async for group in groups:
+            out: list[ChatEvent] = []
+            for event in group:
+                if isinstance(event, Anomaly) and event.kind == "repeated_call":
+                    held = [one for one in held if isinstance(one, TokenEvent)]
+                elif held and not isinstance(event, ToolCall):
+                    held.append(event)
+                elif called and isinstance(event, MessageStart):
+                    held = [event]
+                else:
+                    out += [*held, event]
+                    held, called = [], called or isinstance(event, ToolCall)
+            if out:
+                yield out
+        if held:
+            yield held  # what was cut off
 
 
 def chat_sources(model: Model, settings: Settings, wanted: Wanted, n: int) -> list[ChatSource]:
