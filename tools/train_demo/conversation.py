@@ -56,8 +56,8 @@ SKILLS: dict[str, tuple[Skill, float]] = {
 }
 CALLS: dict[str, tuple[Skill, float]] = {
     "call": (calls.call, 10),
-    "chain2": (calls.chain2, 10),
-    "chain3": (calls.chain3, 8),
+    "chain2": (calls.chain2, 14),
+    "chain3": (calls.chain3, 16),
 }
 
 
@@ -75,13 +75,30 @@ class Prefix:
         return Draw(rng, split, self.effort, self.tools, self.form)
 
 
+# Functions that belong together, so that chains are asked for often enough.
+_SETS = [
+    ("get_location", "get_weather", "send_message"),
+    ("get_location", "get_time", "send_message"),
+    ("get_price", "convert_currency", "send_message"),
+    ("get_location", "get_weather"),
+    ("get_weather", "send_message"),
+    ("calculator", "get_weather"),
+]
+
+
 def _tools(rng: random.Random, split: str) -> list[str]:
     """Return which functions are declared, in the order in which they are."""
-    known = rng.sample(list(calls.FUNCTIONS), rng.choice([1, 2, 3, 3, 4, 5, 6, 7]))
-    if rng.random() < 0.3:
-        draw = Draw(rng, split)
-        made = draw_until(lambda: calls.made_up_name(draw))
-        known = [*known[: rng.randint(0, 4)], made]
+    everything = list(calls.FUNCTIONS)
+    if rng.random() < 0.5:
+        known = list(rng.choice(_SETS))
+        others = [name for name in everything if name not in known]
+        known += rng.sample(others, rng.choice([0, 0, 1, 1, 2, 3, 4]))
+    else:
+        known = rng.sample(everything, rng.choice([1, 1, 2, 3, 4, 5, 6, 7]))
+        if rng.random() < 0.5:
+            draw = Draw(rng, split)
+            made = draw_until(lambda: calls.made_up_name(draw))
+            known = [*known[: rng.randint(0, 4)], made]
     rng.shuffle(known)
     return known
 
@@ -90,15 +107,22 @@ def _date(rng: random.Random) -> datetime.date:
     return datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(1500))
 
 
-def draw_prefix(rng: random.Random, split: str, effort: str | None = None) -> Prefix:
-    """Return a prefix: with and without system message, tools, a form of answer, a schema."""
+def draw_prefix(
+    rng: random.Random, split: str, effort: str | None = None, declares: bool | None = None
+) -> Prefix:
+    """Return a prefix: with and without system message, tools, a form of answer, a schema.
+
+    declares: whether it has tools or a schema, which make it long; None draws that too.
+    """
     effort = effort or rng.choice(["low", "medium", "medium", "high"])
     kind = rng.random()
+    if declares is not None:
+        kind = 0.55 * kind if declares else 0.55 + 0.45 * kind
     tools = _tools(rng, split) if kind < 0.45 else []
     keys, formats = None, ()
     if 0.45 <= kind < 0.55:
         keys, schema = documents.schema(Draw(rng, split))
-        formats = (ResponseFormat(rng.choice(["answer", "person", "reply", "final"]), schema),)
+        formats = (ResponseFormat(rng.choice(["answer", "person", "reply", "response"]), schema),)
     form = draw_form(rng) if keys is None and rng.random() < 0.35 else PLAIN
     plain = rng.random() < 0.4
     declared = tuple(calls.described(name, plain) for name in tools)
@@ -257,10 +281,12 @@ class Row:
     skills: list[tuple[str, str]]
 
 
-def draw_row(writer: Writer, rng: random.Random, split: str, length: int) -> Row:
+def draw_row(
+    writer: Writer, rng: random.Random, split: str, length: int, declares: bool | None = None
+) -> Row:
     """Return a prefix and as many conversations as fit into `length` tokens."""
     while True:
-        prefix = draw_prefix(rng, split)
+        prefix = draw_prefix(rng, split, declares=declares)
         ids = writer.prefix(prefix)
         if len(ids) < length - 120:
             break
@@ -280,4 +306,4 @@ def draw_row(writer: Writer, rng: random.Random, split: str, length: int) -> Row
         row.positions += range(start, start + count)
         row.segments += [segment] * count
         row.learnt += [False] * len(before) + learnt
-    return row if segment else draw_row(writer, rng, split, length)
+    return row if segment else draw_row(writer, rng, split, length, declares)

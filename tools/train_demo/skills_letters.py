@@ -1,10 +1,9 @@
 """Spelling and counting of letters."""
 
 from .problem import Draw, Problem
-from .words import SPELT
+from .words import SPELT, SYLLABLES
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"]
 
 
 def _word(draw: Draw) -> str:
@@ -15,7 +14,7 @@ def _word(draw: Draw) -> str:
         draw.own(f"word {word}")
         return word
     if kind < 0.8:
-        word = "".join(draw.one(_SYLLABLES) for _ in range(draw.between(1, 4)))
+        word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
         return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
     return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
 

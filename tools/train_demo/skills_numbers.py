@@ -12,6 +12,9 @@ _PLUS = [
     "Add {a} and {b}.",
     "Please compute {a}+{b}.",
     "What is the sum of {a} and {b}?",
+    "What is {a}+{b}?",
+    "Calculate {a} plus {b}.",
+    "And {a} + {b}?",
 ]
 _MINUS = [
     "What is {a} - {b}?",
@@ -20,6 +23,9 @@ _MINUS = [
     "Subtract {b} from {a}.",
     "Please compute {a}-{b}.",
     "What is the difference of {a} and {b}?",
+    "What is {a}-{b}?",
+    "Calculate {a} minus {b}.",
+    "And {a} - {b}?",
 ]
 
 
