@@ -20,6 +20,21 @@ def test_a_question_is_answered_on_stdout_and_reasoned_on_stderr():
     assert done.stderr.splitlines() == [NOTE, REASONING, SUMMARY]
 
 
+def test_a_new_machine_without_a_network_answers_within_two_seconds(tmp_path):
+    """The best of three, since tests share their machine; nothing is read from a home folder."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    env = BUFFERED | nowhere | {"HOME": str(tmp_path)}
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run("chat", QUESTION, env=env)
+        took.append(time.monotonic() - started)
+        assert (done.returncode, done.stdout) == (0, "17 + 25 = 42\n")
+        assert REASONING in done.stderr
+    assert min(took) < 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_effort_and_limits_reach_the_model():
     low = run("chat", "--effort", "low", QUESTION)
     assert "17+25: 7+5=12, 1+2+1=4 [42]\n" in low.stderr

@@ -58,11 +58,17 @@ def make_batch(rows: list[Row], length: int) -> Batch:
 
 
 def draw_batch(
-    writer: Writer, seed: str, split: str, rows: int, length: int, declares: bool | None = None
+    writer: Writer,
+    seed: str,
+    split: str,
+    rows: int,
+    length: int,
+    declares: bool | None = None,
+    without: tuple[str, ...] = (),
 ) -> Batch:
     """Return the batch of a seed: the same whenever it is asked for."""
     rng = random.Random(seed)
-    drawn = [draw_row(writer, rng, split, length, declares) for _ in range(rows)]
+    drawn = [draw_row(writer, rng, split, length, declares, without) for _ in range(rows)]
     return make_batch(drawn, length)
 
 

@@ -40,7 +40,8 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "compare": (numbers.compare, 4),
     "sort": (numbers.sort, 6),
     "units": (numbers.units, 4),
-    "spell": (letters.spell, 3),
+    "repeat": (letters.repeat, 20),
+    "spell": (letters.spell, 4),
     "backwards": (letters.backwards, 4),
     "count": (letters.count, 6),
     "story": (stories.story, 11),
@@ -70,6 +71,7 @@ class Prefix:
     form: Form
     tools: tuple[str, ...]
     keys: dict[str, str] | None  # of the JSON answer, None for text
+    without: tuple[str, ...] = ()  # skills that are not asked for
 
     def draw(self, rng: random.Random, split: str) -> Draw:
         return Draw(rng, split, self.effort, self.tools, self.form)
@@ -108,7 +110,11 @@ def _date(rng: random.Random) -> datetime.date:
 
 
 def draw_prefix(
-    rng: random.Random, split: str, effort: str | None = None, declares: bool | None = None
+    rng: random.Random,
+    split: str,
+    effort: str | None = None,
+    declares: bool | None = None,
+    without: tuple[str, ...] = (),
 ) -> Prefix:
     """Return a prefix: with and without system message, tools, a form of answer, a schema.
 
@@ -135,7 +141,7 @@ def draw_prefix(
             instructions=form.instructions, tools=declared, response_formats=formats
         )
         messages.append(Message("developer", content))
-    return Prefix(tuple(messages), effort, form, tuple(tools), keys)
+    return Prefix(tuple(messages), effort, form, tuple(tools), keys, without)
 
 
 def draw_system(rng: random.Random, effort: str) -> Message | None:
@@ -165,7 +171,7 @@ def draw_problem(
         if name is None:
             of_calls = prefix.tools and rng.random() < 0.75
             table = CALLS if of_calls else SKILLS
-            weights = [weight for _, weight in table.values()]
+            weights = [0 if n in prefix.without else weight for n, (_, weight) in table.items()]
             name = rng.choices(list(table), weights)[0]
         return known[name][0](draw)
 
@@ -282,11 +288,16 @@ class Row:
 
 
 def draw_row(
-    writer: Writer, rng: random.Random, split: str, length: int, declares: bool | None = None
+    writer: Writer,
+    rng: random.Random,
+    split: str,
+    length: int,
+    declares: bool | None = None,
+    without: tuple[str, ...] = (),
 ) -> Row:
     """Return a prefix and as many conversations as fit into `length` tokens."""
     while True:
-        prefix = draw_prefix(rng, split, declares=declares)
+        prefix = draw_prefix(rng, split, declares=declares, without=without)
         ids = writer.prefix(prefix)
         if len(ids) < length - 120:
             break
@@ -306,4 +317,4 @@ def draw_row(
         row.positions += range(start, start + count)
         row.segments += [segment] * count
         row.learnt += [False] * len(before) + learnt
-    return row if segment else draw_row(writer, rng, split, length, declares)
+    return row if segment else draw_row(writer, rng, split, length, declares, without)

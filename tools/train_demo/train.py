@@ -41,16 +41,22 @@ class Plan:
     warmup: int = 100
     falling: float = 0.45
     quantised: float = 0.25  # the last part, in which the experts are rounded to MXFP4
+    # Words are repeated from this step on: before, sums were learnt and names still not copied.
+    repeats_from: int = 1500
     seed: int = 0
 
     def rate(self, step: int) -> float:
         down = (self.steps - step) / (self.steps * self.falling)
         return min(1.0, (step + 1) / self.warmup, max(0.0, down))
 
-    def draw(self, writer: Writer, name: object, split: str) -> list[Batch]:
-        """Return the batches of a step, one a part."""
+    def draw(self, writer: Writer, name: int | str, split: str) -> list[Batch]:
+        """Return the batches of a step, or of another name, one a part."""
+        early = isinstance(name, int) and name < self.repeats_from
+        without = ("repeat",) if early else ()
         return [
-            draw_batch(writer, f"{self.seed} {name} {n}", split, p.rows, p.length, p.declares)
+            draw_batch(
+                writer, f"{self.seed} {name} {n}", split, p.rows, p.length, p.declares, without
+            )
             for n, p in enumerate(self.parts)
         ]
 
