@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
 
 def _compared(net: Network, writer: Writer, plan: Plan) -> dict[str, float]:
     """Return the percent of whole turns exact on the test split, by number format."""
-    batches = [b for n in range(40) for b in plan.draw(writer, f"test {n}", "test")]
+    batches = [b for n in range(12) for b in plan.draw(writer, f"test {n}", "test")]
 
     def share(network: Network, rounded: bool) -> float:
         def logits(b):
