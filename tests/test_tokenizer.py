@@ -68,9 +68,9 @@ def test_the_trained_prompts_have_the_ids_of_the_reference():
 
 
 def test_special_tokens_are_known_by_name_and_read_only(tokenizer):
-    assert tokenizer.vocab_size == 704
-    assert tokenizer.special["<|return|>"] == 697
-    assert tokenizer.special["<|call|>"] == 703
+    assert tokenizer.vocab_size == 1024
+    assert tokenizer.special["<|return|>"] == 1017
+    assert tokenizer.special["<|call|>"] == 1023
     assert len(tokenizer.special) == 9
     with pytest.raises(TypeError):
         tokenizer.special["<|return|>"] = 0
@@ -97,7 +97,7 @@ def test_a_stream_gives_the_decoded_text_and_never_part_of_a_character(tokenizer
     assert "".join(parts[: len(ids) // 2]) == done
 
 
-@given(st.lists(st.integers(0, 703)))
+@given(st.lists(st.integers(0, 1023)))
 def test_a_stream_of_any_ids_gives_the_text_of_decode(tokenizer, ids):
     stream = tokenizer.stream()
     text = "".join(map(stream.push, ids)) + stream.flush()
@@ -145,7 +145,7 @@ def test_what_is_no_text_is_refused(tokenizer, text):
             encode(text)
 
 
-@pytest.mark.parametrize("token_id", [704, -1, 2**40, 1.0, "a", None])
+@pytest.mark.parametrize("token_id", [1024, -1, 2**40, 1.0, "a", None])
 def test_an_unknown_id_is_refused_by_name(tokenizer, token_id):
     stream = tokenizer.stream()
     stream.push(tokenizer.encode("\U0001f600")[0])
@@ -155,7 +155,9 @@ def test_an_unknown_id_is_refused_by_name(tokenizer, token_id):
         lambda token: tokenizer.decode([0, token]),
         lambda token: tokenizer.decode_bytes([token]),
     ):
-        with pytest.raises(InvalidArgument, match=f"no token has the id {token_id!r}; .*below 704"):
+        with pytest.raises(
+            InvalidArgument, match=f"no token has the id {token_id!r}; .*below 1024"
+        ):
             decode(token_id)
     assert stream.flush() == "\ufffd"  # what was begun is still there
 
@@ -212,7 +214,7 @@ def test_two_names_of_one_id_both_encode_and_the_first_decodes(tmp_path):
     values = demo_json()
     values["added_tokens"].append(added("<|finis|>", 701))
     tokenizer = load(tmp_path, values)
-    assert tokenizer.vocab_size == 704
+    assert tokenizer.vocab_size == 1024
     assert tokenizer.encode("<|end|><|finis|>", allow_special=True) == [701, 701]
     assert tokenizer.decode([701]) == "<|end|>"
 
@@ -267,7 +269,7 @@ def test_a_folder_without_tokenizer_json_says_so(tmp_path):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes())
     (tmp_path / "original").mkdir()
-    assert Tokenizer.from_checkpoint(tmp_path / "original").vocab_size == 704
+    assert Tokenizer.from_checkpoint(tmp_path / "original").vocab_size == 1024
 
 
 SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"

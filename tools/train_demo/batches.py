@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .conversation import Row, Writer, draw_row
+from .problem import USUAL, Mix
 
 
 @dataclass
@@ -64,11 +65,11 @@ def draw_batch(
     rows: int,
     length: int,
     declares: bool | None = None,
-    without: tuple[str, ...] = (),
+    mix: Mix = USUAL,
 ) -> Batch:
     """Return the batch of a seed: the same whenever it is asked for."""
     rng = random.Random(seed)
-    drawn = [draw_row(writer, rng, split, length, declares, without) for _ in range(rows)]
+    drawn = [draw_row(writer, rng, split, length, declares, mix) for _ in range(rows)]
     return make_batch(drawn, length)
 
 

@@ -28,7 +28,20 @@ from . import skills_numbers as numbers
 from . import skills_stories as stories
 from . import skills_talk as talk
 from .forms import PLAIN, Form, draw_form
-from .problem import WRONG, Answer, Call, Draw, Move, Problem, Result, Skill, Think, draw_until
+from .problem import (
+    USUAL,
+    WRONG,
+    Answer,
+    Call,
+    Draw,
+    Mix,
+    Move,
+    Problem,
+    Result,
+    Skill,
+    Think,
+    draw_until,
+)
 
 # skill: how often, where the prefix does not decide
 SKILLS: dict[str, tuple[Skill, float]] = {
@@ -40,10 +53,10 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "compare": (numbers.compare, 4),
     "sort": (numbers.sort, 6),
     "units": (numbers.units, 4),
-    "repeat": (letters.repeat, 20),
+    "repeat": (letters.repeat, 10),
     "spell": (letters.spell, 4),
-    "backwards": (letters.backwards, 4),
-    "count": (letters.count, 6),
+    "backwards": (letters.backwards, 3),
+    "count": (letters.count, 5),
     "story": (stories.story, 11),
     "reading": (stories.reading, 8),
     "weekday": (calendar.weekday, 3),
@@ -71,10 +84,10 @@ class Prefix:
     form: Form
     tools: tuple[str, ...]
     keys: dict[str, str] | None  # of the JSON answer, None for text
-    without: tuple[str, ...] = ()  # skills that are not asked for
+    mix: Mix = USUAL
 
     def draw(self, rng: random.Random, split: str) -> Draw:
-        return Draw(rng, split, self.effort, self.tools, self.form)
+        return Draw(rng, split, self.effort, self.tools, self.form, self.mix.random_letters)
 
 
 # Functions that belong together, so that chains are asked for often enough.
@@ -114,7 +127,7 @@ def draw_prefix(
     split: str,
     effort: str | None = None,
     declares: bool | None = None,
-    without: tuple[str, ...] = (),
+    mix: Mix = USUAL,
 ) -> Prefix:
     """Return a prefix: with and without system message, tools, a form of answer, a schema.
 
@@ -141,7 +154,7 @@ def draw_prefix(
             instructions=form.instructions, tools=declared, response_formats=formats
         )
         messages.append(Message("developer", content))
-    return Prefix(tuple(messages), effort, form, tuple(tools), keys, without)
+    return Prefix(tuple(messages), effort, form, tuple(tools), keys, mix)
 
 
 def draw_system(rng: random.Random, effort: str) -> Message | None:
@@ -171,7 +184,8 @@ def draw_problem(
         if name is None:
             of_calls = prefix.tools and rng.random() < 0.75
             table = CALLS if of_calls else SKILLS
-            weights = [0 if n in prefix.without else weight for n, (_, weight) in table.items()]
+            own = dict(prefix.mix.weights)
+            weights = [own.get(key, weight) for key, (_, weight) in table.items()]
             name = rng.choices(list(table), weights)[0]
         return known[name][0](draw)
 
@@ -293,11 +307,11 @@ def draw_row(
     split: str,
     length: int,
     declares: bool | None = None,
-    without: tuple[str, ...] = (),
+    mix: Mix = USUAL,
 ) -> Row:
     """Return a prefix and as many conversations as fit into `length` tokens."""
     while True:
-        prefix = draw_prefix(rng, split, declares=declares, without=without)
+        prefix = draw_prefix(rng, split, declares=declares, mix=mix)
         ids = writer.prefix(prefix)
         if len(ids) < length - 120:
             break
@@ -317,4 +331,4 @@ def draw_row(
         row.positions += range(start, start + count)
         row.segments += [segment] * count
         row.learnt += [False] * len(before) + learnt
-    return row if segment else draw_row(writer, rng, split, length, declares, without)
+    return row if segment else draw_row(writer, rng, split, length, declares, mix)

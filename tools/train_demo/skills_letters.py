@@ -23,14 +23,14 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 def _word(draw: Draw) -> str:
     """Return a known word, or one made up, so that all letters after all others are seen."""
     kind = draw.rng.random()
-    if kind < 0.5:
+    if kind < draw.random_letters:
+        return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
+    if draw.chance(0.6):
         word = draw.one(SPELT)
         draw.own(f"word {word}")
         return word
-    if kind < 0.8:
-        word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
-        return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
-    return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
+    word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
+    return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
 
 
 def repeat(draw: Draw) -> Problem:

@@ -14,6 +14,7 @@ from .conversation import Writer
 from .mxfp4 import straight_through
 from .network import Network, Shape
 from .optimiser import optimisers
+from .problem import USUAL, Mix
 
 
 @dataclass(frozen=True)
@@ -32,31 +33,37 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. The rate is flat, then falls in a line over the last part."""
+    """How long and how fast."""
 
-    steps: int = 10000
+    steps: int = 7500
     parts: tuple[Part, ...] = (Part(7, 384, False, 1408), Part(4, 640, True, 1152))
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     warmup: int = 100
-    falling: float = 0.45
-    quantised: float = 0.25  # the last part, in which the experts are rounded to MXFP4
-    # Words are repeated from this step on: before, sums were learnt and names still not copied.
-    repeats_from: int = 1500
+    halved: int = 2500  # here the rate is halved, and falls in a line from then on
+    quantised: float = 0.2  # the last part, in which the experts are rounded to MXFP4
+    # From which step on what was asked for how often. At 1500 sums were nearly learnt and names
+    # still not copied, so words were repeated; at 2500 letters without sense had a third of the
+    # loss.
+    mixes: tuple[tuple[int, Mix], ...] = (
+        (0, Mix((("repeat", 0), ("spell", 3), ("backwards", 4), ("count", 6)), 0.2)),
+        (1500, Mix((("repeat", 20), ("spell", 4), ("backwards", 4), ("count", 6)), 0.2)),
+        (2500, USUAL),
+    )
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        down = (self.steps - step) / (self.steps * self.falling)
-        return min(1.0, (step + 1) / self.warmup, max(0.0, down))
+        if step < self.halved:
+            return min(1.0, (step + 1) / self.warmup)
+        return 0.5 * (self.steps - step) / (self.steps - self.halved)
 
     def draw(self, writer: Writer, name: int | str, split: str) -> list[Batch]:
         """Return the batches of a step, or of another name, one a part."""
-        early = isinstance(name, int) and name < self.repeats_from
-        without = ("repeat",) if early else ()
+        mix = USUAL
+        if isinstance(name, int):
+            mix = next(mix for first, mix in reversed(self.mixes) if first <= name)
         return [
-            draw_batch(
-                writer, f"{self.seed} {name} {n}", split, p.rows, p.length, p.declares, without
-            )
+            draw_batch(writer, f"{self.seed} {name} {n}", split, p.rows, p.length, p.declares, mix)
             for n, p in enumerate(self.parts)
         ]
 
