@@ -11,7 +11,7 @@ from test_cli import BUFFERED, NOTE, PROGRAM, complaint, run
 
 QUESTION = "What is 17 + 25?"
 REASONING = "17+25: 7+5=12 [2], 1+2+1=4 [42]."
-SUMMARY = "59 tokens (stop); 39 of reasoning; context: 83 computed, 0 from the cache"
+SUMMARY = "48 tokens (stop); 28 of reasoning; context: 83 computed, 0 from the cache"
 
 
 def test_a_question_is_answered_on_stdout_and_reasoned_on_stderr():
@@ -49,7 +49,7 @@ def test_json_has_the_reply():
     reply = json.loads(done.stdout)
     assert (reply["text"], reply["reasoning"]) == ("17 + 25 = 42", REASONING)
     assert (reply["finish_reason"], reply["anomalies"]) == ("stop", [])
-    assert reply["usage"]["generated_tokens"] == len(reply["ids"]) == 59
+    assert reply["usage"]["generated_tokens"] == len(reply["ids"]) == 48
 
 
 def test_answers_are_of_a_schema(tmp_path):

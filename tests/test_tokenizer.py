@@ -212,32 +212,32 @@ def test_no_socket_is_opened(monkeypatch):
 
 def test_two_names_of_one_id_both_encode_and_the_first_decodes(tmp_path):
     values = demo_json()
-    values["added_tokens"].append(added("<|finis|>", 701))
+    values["added_tokens"].append(added("<|finis|>", 1021))
     tokenizer = load(tmp_path, values)
     assert tokenizer.vocab_size == 1024
-    assert tokenizer.encode("<|end|><|finis|>", allow_special=True) == [701, 701]
-    assert tokenizer.decode([701]) == "<|end|>"
+    assert tokenizer.encode("<|end|><|finis|>", allow_special=True) == [1021, 1021]
+    assert tokenizer.decode([1021]) == "<|end|>"
 
 
 def test_gaps_of_the_vocabulary_are_no_tokens(tmp_path):
     values = demo_json()
-    values["added_tokens"].append(added("<|far|>", 800))
+    values["added_tokens"].append(added("<|far|>", 1100))
     tokenizer = load(tmp_path, values)
-    assert tokenizer.vocab_size == 801
-    assert tokenizer.token_bytes(800) == b"<|far|>"
-    with pytest.raises(InvalidArgument, match=r"the id 750; .* 705 tokens with ids below 801"):
-        tokenizer.decode([750])
+    assert tokenizer.vocab_size == 1101
+    assert tokenizer.token_bytes(1100) == b"<|far|>"
+    with pytest.raises(InvalidArgument, match=r"the id 1050; .* 1025 tokens with ids below 1101"):
+        tokenizer.decode([1050])
 
 
 def test_added_tokens_that_are_not_special_are_found_in_any_text(tmp_path):
     values = demo_json()
-    values["added_tokens"] += [added("\u00abq\u00bb", 704, special=False)]
-    values["added_tokens"] += [added("\u00abq\u00bb!", 705, special=False)]
+    values["added_tokens"] += [added("\u00abq\u00bb", 1024, special=False)]
+    values["added_tokens"] += [added("\u00abq\u00bb!", 1025, special=False)]
     tokenizer = load(tmp_path, values)
     assert len(tokenizer.special) == 9
     text = "a\u00abq\u00bbb\u00abq\u00bb!"
     for encode in (tokenizer.encode, tokenizer.encode_ordinary):
-        assert [i for i in encode(text) if i > 703] == [704, 705]  # the longest name wins
+        assert [i for i in encode(text) if i > 1023] == [1024, 1025]  # the longest name wins
         assert tokenizer.decode(encode(text)) == text
 
 
@@ -309,10 +309,10 @@ SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"
         ("model.vocab.an", 3.0, "model.vocab.an is 3.0"),
         ("model.vocab.an", "3", "model.vocab.an is '3'"),
         ("model.vocab.a", 0, "has it too"),
-        ("model.vocab.", 900, "an empty token"),
-        ("model.vocab.a b", 900, "the token 'a b', which stands for no bytes"),
-        ("model.vocab.\u6f22", 900, "stands for no bytes"),
-        ("model.vocab.\ud800", 900, "stands for no bytes"),
+        ("model.vocab.", 1100, "an empty token"),
+        ("model.vocab.a b", 1100, "the token 'a b', which stands for no bytes"),
+        ("model.vocab.\u6f22", 1100, "stands for no bytes"),
+        ("model.vocab.\ud800", 1100, "stands for no bytes"),
         ("model.merges", None, "model.merges is None; it must be a list"),
         ("model.merges.0", ["a"], "model.merges[0] is ['a']; it must be two tokens"),
         ("model.merges.1", ["a", "n", "d"], "model.merges[1]"),
@@ -327,7 +327,7 @@ SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"
         ("added_tokens.1.content", "", "added_tokens[1].content is ''"),
         ("added_tokens.1.content", 5, "added_tokens[1].content is 5"),
         ("added_tokens.1.content", "\ud800", "text without lone surrogates"),
-        ("added_tokens.1.id", "696", "added_tokens[1].id is '696'"),
+        ("added_tokens.1.id", "1016", "added_tokens[1].id is '1016'"),
         ("added_tokens.1.id", 0, "model.vocab gives it to '!'"),
         ("added_tokens.1.content", "an", "it already has a different id"),
         ("added_tokens.1.content", "<|end|>", "it already has a different id"),

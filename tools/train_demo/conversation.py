@@ -46,19 +46,19 @@ from .problem import (
 # skill: how often, where the prefix does not decide
 SKILLS: dict[str, tuple[Skill, float]] = {
     "add3": (numbers.add3, 8),
-    "add4": (numbers.add4, 10),
+    "add4": (numbers.add4, 12),
     "subtract3": (numbers.subtract3, 8),
-    "subtract4": (numbers.subtract4, 10),
-    "product": (numbers.product, 5),
+    "subtract4": (numbers.subtract4, 14),
+    "product": (numbers.product, 3),
     "compare": (numbers.compare, 4),
     "sort": (numbers.sort, 6),
     "units": (numbers.units, 4),
-    "repeat": (letters.repeat, 10),
+    "repeat": (letters.repeat, 5),
     "spell": (letters.spell, 4),
     "backwards": (letters.backwards, 3),
     "count": (letters.count, 5),
-    "story": (stories.story, 11),
-    "reading": (stories.reading, 8),
+    "story": (stories.story, 13),
+    "reading": (stories.reading, 18),
     "weekday": (calendar.weekday, 3),
     "month": (calendar.month, 1),
     "date": (calendar.date, 4),
@@ -87,7 +87,7 @@ class Prefix:
     mix: Mix = USUAL
 
     def draw(self, rng: random.Random, split: str) -> Draw:
-        return Draw(rng, split, self.effort, self.tools, self.form, self.mix.random_letters)
+        return Draw(rng, split, self.effort, self.tools, self.form, self.mix)
 
 
 # Functions that belong together, so that chains are asked for often enough.

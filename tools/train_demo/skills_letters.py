@@ -23,7 +23,7 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 def _word(draw: Draw) -> str:
     """Return a known word, or one made up, so that all letters after all others are seen."""
     kind = draw.rng.random()
-    if kind < draw.random_letters:
+    if kind < draw.mix.random_letters:
         return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
     if draw.chance(0.6):
         word = draw.one(SPELT)
