@@ -58,7 +58,7 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "backwards": (letters.backwards, 3),
     "count": (letters.count, 5),
     "story": (stories.story, 13),
-    "reading": (stories.reading, 18),
+    "reading": (stories.reading, 28),
     "weekday": (calendar.weekday, 3),
     "month": (calendar.month, 1),
     "date": (calendar.date, 4),

@@ -39,7 +39,7 @@ _LETTERS = (("backwards", 4), ("count", 6))
 class Plan:
     """How long and how fast."""
 
-    steps: int = 7000
+    steps: int = 7200
     parts: tuple[Part, ...] = (Part(7, 384, False, 1408), Part(4, 640, True, 1152))
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
