@@ -70,6 +70,7 @@ def test_a_function_is_called_and_its_result_is_the_answer(demo):
         "assistant",
         "tool",
         "assistant",
+        "assistant",
     ]
     assert (
         chat.ask("What is the weather in Zurich?").text == "It is 21 degrees and sunny in Zurich."

@@ -118,6 +118,13 @@ def _rounded_logits(net: Network, batch: Batch) -> torch.Tensor:
         return net(batch.ids, batch.positions, batch.seen, batch.chosen, straight_through)
 
 
+def _save(path: Path, net: Network, optims: list, step: int) -> None:
+    state = {"net": net.state_dict(), "step": step}
+    state["optims"] = [optim.state_dict() for optim in optims]
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
 def train(writer: Writer, shape: Shape, plan: Plan, folder: Path, every: int = 500) -> Network:
     """Train, or go on from folder/checkpoint.pt; write a line a report to folder/log.jsonl."""
     torch.manual_seed(plan.seed)
@@ -150,6 +157,8 @@ def train(writer: Writer, shape: Shape, plan: Plan, folder: Path, every: int = 5
         if (step + 1) % 50 == 0:
             speed = tokens / (time.monotonic() - started)
             print(f"step {step + 1}  loss {mean:.4f}  {speed:.0f} tokens/s", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == plan.steps:
+            _save(saved, net, optims, step + 1)
         if (step + 1) % every == 0 or step + 1 == plan.steps:
             values, found = exact_matches(lambda b: _rounded_logits(net, b), checks)
             right, count = (sum(v[n] for v in found.values()) for n in (0, 1))
@@ -158,8 +167,4 @@ def train(writer: Writer, shape: Shape, plan: Plan, folder: Path, every: int = 5
             line["found"] = [[*key, *value] for key, value in sorted(found.items())]
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            state = {"net": net.state_dict(), "step": step + 1}
-            state["optims"] = [optim.state_dict() for optim in optims]
-            torch.save(state, saved.with_suffix(".new"))
-            saved.with_suffix(".new").replace(saved)
     return net
