@@ -9,38 +9,33 @@ valid. The last line asks for a choice in place of a document.
 import sys
 
 import gptoss_native as gn
-from gptoss_native.harmony import CHANNELS, SystemContent
-from gptoss_native.structured import choice, json_schema
+from gptoss_native.structured import choice
 
 PERSON = {
     "type": "object",
     "properties": {
-        "name": {"type": "string", "minLength": 1, "maxLength": 40},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "city": {"type": ["string", "null"]},
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "city": {"type": "string"},
     },
     "required": ["name", "age", "city"],
     "additionalProperties": False,
 }
 SENTENCES = [
-    "Give JSON: name Alice, age 30, city Vienna.",
-    "JSON with name Sam, age 41, city Rome.",
-    "Give this as JSON: Alice, 52.",
+    "Extract: Alice is 30 years old. Alice lives in Vienna.",
+    "Sam lives in Rome. Sam has a small red car. Sam is 41 years old. Give me the JSON.",
+    "Extract: Alice is happy. Alice lives in Oslo. Alice is 52 years old.",
 ]
 
 
 def main(path=None):
     model = gn.Model.load(path) if path else gn.Model.demo()
-    # The bundled model was trained with all channels named.
-    system = SystemContent(channels=None if path else CHANNELS)
     greedy = gn.Sampling(temperature=0)
-    # It was never shown a schema, and does better if it is not told of one.
-    person = PERSON if path else json_schema(PERSON)
-    options = {"reasoning_effort": "low", "system": system, "sampling": greedy}
+    options = {"reasoning_effort": "medium", "sampling": greedy}
     with model, gn.Chat(model, max_new_tokens=512, **options) as chat:
         for sentence in SENTENCES:
             chat.rewind(0)
-            reply = chat.ask(sentence, response_format=person)
+            reply = chat.ask(sentence, response_format=PERSON)
             print(f"{sentence}\n  {reply.reasoning}\n  {reply.parsed}")
         chat.rewind(0)
         question = "What is 17 + 25?"

@@ -56,7 +56,7 @@ def analysis(text):
 def test_a_question_is_one_line(demo):
     reply = talk(demo).ask(SUM)
     assert reply.text == "17 + 25 = 42"
-    assert reply.reasoning == "17+25: 7+5=12 [2], 1+2+1=4 [42]. So 17+25=42."
+    assert reply.reasoning == "17+25: 7+5=12 [2], 1+2+1=4 [42]."
     assert (reply.finish_reason, reply.finish_detail, reply.stop_string) == ("stop", None, None)
     assert (reply.anomalies, reply.tool_calls, reply.commentary) == ((), (), "")
     assert reply.reasoning_effort == "medium"

@@ -196,10 +196,10 @@ def test_a_checkpoint_without_tokenizer_works_by_ids(no_tokenizer):
 
 
 def test_an_id_that_no_token_has_is_shown_by_number(tmp_path):
-    path = write_checkpoint(tmp_path, "wide", 6)  # 1031 ids, of which the tokenizer names 704
+    path = write_checkpoint(tmp_path, "wide", 6)  # 1031 ids, of which the tokenizer names 1024
     shutil.copy(demo_path() / "tokenizer.json", path)
-    options = ["--ids", "1", "--max-new-tokens", "2", "--logit-bias", "1000=100000"]
-    assert answer("generate", path, *options) == "<|1000|><|1000|>\n"
+    options = ["--ids", "1", "--max-new-tokens", "2", "--logit-bias", "1025=100000"]
+    assert answer("generate", path, *options) == "<|1025|><|1025|>\n"
 
 
 def test_a_character_of_two_tokens_comes_out_whole():
@@ -301,8 +301,8 @@ def test_version_and_help_are_answers():
         ("generate --ids ", ["--ids", "no ids"]),
         ("generate --ids 1,x", ["--ids", "'x'"]),
         ("generate --ids=-1", ["--ids", "'-1'"]),
-        ("generate --ids 5,704", ["no token 704", "0 to 703"]),
-        ("generate --ids 1 --stop-ids 704", ["--stop-ids", "no token 704"]),
+        ("generate --ids 5,1024", ["no token 1024", "0 to 1023"]),
+        ("generate --ids 1 --stop-ids 1024", ["--stop-ids", "no token 1024"]),
         ("generate --ids 1 --stop-ids 3 --no-stop", ["--no-stop", "--stop-ids"]),
         ("generate --ids 1,2,3 --max-context 3", ["holds 3 tokens", "has 3"]),
         ("generate --ids 1 --max-new-tokens 131072", ["holds 131072", "131072 more"]),
@@ -320,9 +320,9 @@ def test_version_and_help_are_answers():
         ("generate --ids 1 --min-p 1e400", ["min_p is inf"]),
         ("generate --ids 1 --logit-bias 5", ["--logit-bias", "'5'", "ID=VALUE"]),
         ("generate --ids 1 --logit-bias 5=1 --logit-bias 5=2", ["--logit-bias", "twice"]),
-        ("generate --ids 1 --logit-bias 704=1", ["--logit-bias", "no token 704"]),
+        ("generate --ids 1 --logit-bias 1024=1", ["--logit-bias", "no token 1024"]),
         ("generate --ids 1 --logprobs 1", ["--logprobs", "--json"]),
-        ("generate --ids 1 --logprobs 705 --json", ["--logprobs is 705", "704"]),
+        ("generate --ids 1 --logprobs 1025 --json", ["logprobs is 1025", "1024"]),
         ("generate --ids 1 --dense int4", ["dense is 'int4'"]),
         ("generate --ids 1 --device tpu", ["device is 'tpu'"]),
         ("generate nowhere --ids 1", ["nowhere", "no such folder"]),

@@ -62,7 +62,7 @@ def run(name):
 
 def test_the_agent_calls_its_tools_and_shows_the_counters():
     shown = run("agent.py")
-    assert 'functions.calculator({"expression": "34*27"}) -> {"result": 918}' in shown
+    assert 'functions.calculator({"expression":"34*27"}) -> {"result": 918}' in shown
     assert "34 * 27 = 918" in shown
     assert "It is 21 degrees and sunny in Zurich." in shown
     assert shown.count("tokens from the cache") == 6

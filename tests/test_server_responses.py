@@ -214,7 +214,7 @@ def test_answers_follow_a_schema(client):
 def test_a_call_that_is_asked_for_comes(client):
     choice = {"type": "function", "name": "get_weather"}
     for wanted in ("required", choice):
-        response = ask(client, tools=TOOLS, tool_choice=wanted, max_output_tokens=300)
+        response = ask(client, ASK_WEATHER, tools=TOOLS, tool_choice=wanted, max_output_tokens=300)
         assert response.output[-1].type == "function_call"
     none = ask(client, ASK_WEATHER, tools=TOOLS, tool_choice="none", max_output_tokens=100)
     assert all(item.type != "function_call" for item in none.output)

@@ -68,9 +68,9 @@ def test_the_trained_prompts_have_the_ids_of_the_reference():
 
 
 def test_special_tokens_are_known_by_name_and_read_only(tokenizer):
-    assert tokenizer.vocab_size == 704
-    assert tokenizer.special["<|return|>"] == 697
-    assert tokenizer.special["<|call|>"] == 703
+    assert tokenizer.vocab_size == 1024
+    assert tokenizer.special["<|return|>"] == 1017
+    assert tokenizer.special["<|call|>"] == 1023
     assert len(tokenizer.special) == 9
     with pytest.raises(TypeError):
         tokenizer.special["<|return|>"] = 0
@@ -97,7 +97,7 @@ def test_a_stream_gives_the_decoded_text_and_never_part_of_a_character(tokenizer
     assert "".join(parts[: len(ids) // 2]) == done
 
 
-@given(st.lists(st.integers(0, 703)))
+@given(st.lists(st.integers(0, 1023)))
 def test_a_stream_of_any_ids_gives_the_text_of_decode(tokenizer, ids):
     stream = tokenizer.stream()
     text = "".join(map(stream.push, ids)) + stream.flush()
@@ -145,7 +145,7 @@ def test_what_is_no_text_is_refused(tokenizer, text):
             encode(text)
 
 
-@pytest.mark.parametrize("token_id", [704, -1, 2**40, 1.0, "a", None])
+@pytest.mark.parametrize("token_id", [1024, -1, 2**40, 1.0, "a", None])
 def test_an_unknown_id_is_refused_by_name(tokenizer, token_id):
     stream = tokenizer.stream()
     stream.push(tokenizer.encode("\U0001f600")[0])
@@ -155,7 +155,9 @@ def test_an_unknown_id_is_refused_by_name(tokenizer, token_id):
         lambda token: tokenizer.decode([0, token]),
         lambda token: tokenizer.decode_bytes([token]),
     ):
-        with pytest.raises(InvalidArgument, match=f"no token has the id {token_id!r}; .*below 704"):
+        with pytest.raises(
+            InvalidArgument, match=f"no token has the id {token_id!r}; .*below 1024"
+        ):
             decode(token_id)
     assert stream.flush() == "\ufffd"  # what was begun is still there
 
@@ -210,32 +212,32 @@ def test_no_socket_is_opened(monkeypatch):
 
 def test_two_names_of_one_id_both_encode_and_the_first_decodes(tmp_path):
     values = demo_json()
-    values["added_tokens"].append(added("<|finis|>", 701))
+    values["added_tokens"].append(added("<|finis|>", 1021))
     tokenizer = load(tmp_path, values)
-    assert tokenizer.vocab_size == 704
-    assert tokenizer.encode("<|end|><|finis|>", allow_special=True) == [701, 701]
-    assert tokenizer.decode([701]) == "<|end|>"
+    assert tokenizer.vocab_size == 1024
+    assert tokenizer.encode("<|end|><|finis|>", allow_special=True) == [1021, 1021]
+    assert tokenizer.decode([1021]) == "<|end|>"
 
 
 def test_gaps_of_the_vocabulary_are_no_tokens(tmp_path):
     values = demo_json()
-    values["added_tokens"].append(added("<|far|>", 800))
+    values["added_tokens"].append(added("<|far|>", 1100))
     tokenizer = load(tmp_path, values)
-    assert tokenizer.vocab_size == 801
-    assert tokenizer.token_bytes(800) == b"<|far|>"
-    with pytest.raises(InvalidArgument, match=r"the id 750; .* 705 tokens with ids below 801"):
-        tokenizer.decode([750])
+    assert tokenizer.vocab_size == 1101
+    assert tokenizer.token_bytes(1100) == b"<|far|>"
+    with pytest.raises(InvalidArgument, match=r"the id 1050; .* 1025 tokens with ids below 1101"):
+        tokenizer.decode([1050])
 
 
 def test_added_tokens_that_are_not_special_are_found_in_any_text(tmp_path):
     values = demo_json()
-    values["added_tokens"] += [added("\u00abq\u00bb", 704, special=False)]
-    values["added_tokens"] += [added("\u00abq\u00bb!", 705, special=False)]
+    values["added_tokens"] += [added("\u00abq\u00bb", 1024, special=False)]
+    values["added_tokens"] += [added("\u00abq\u00bb!", 1025, special=False)]
     tokenizer = load(tmp_path, values)
     assert len(tokenizer.special) == 9
     text = "a\u00abq\u00bbb\u00abq\u00bb!"
     for encode in (tokenizer.encode, tokenizer.encode_ordinary):
-        assert [i for i in encode(text) if i > 703] == [704, 705]  # the longest name wins
+        assert [i for i in encode(text) if i > 1023] == [1024, 1025]  # the longest name wins
         assert tokenizer.decode(encode(text)) == text
 
 
@@ -267,7 +269,7 @@ def test_a_folder_without_tokenizer_json_says_so(tmp_path):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes())
     (tmp_path / "original").mkdir()
-    assert Tokenizer.from_checkpoint(tmp_path / "original").vocab_size == 704
+    assert Tokenizer.from_checkpoint(tmp_path / "original").vocab_size == 1024
 
 
 SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"
@@ -307,10 +309,10 @@ SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"
         ("model.vocab.an", 3.0, "model.vocab.an is 3.0"),
         ("model.vocab.an", "3", "model.vocab.an is '3'"),
         ("model.vocab.a", 0, "has it too"),
-        ("model.vocab.", 900, "an empty token"),
-        ("model.vocab.a b", 900, "the token 'a b', which stands for no bytes"),
-        ("model.vocab.\u6f22", 900, "stands for no bytes"),
-        ("model.vocab.\ud800", 900, "stands for no bytes"),
+        ("model.vocab.", 1100, "an empty token"),
+        ("model.vocab.a b", 1100, "the token 'a b', which stands for no bytes"),
+        ("model.vocab.\u6f22", 1100, "stands for no bytes"),
+        ("model.vocab.\ud800", 1100, "stands for no bytes"),
         ("model.merges", None, "model.merges is None; it must be a list"),
         ("model.merges.0", ["a"], "model.merges[0] is ['a']; it must be two tokens"),
         ("model.merges.1", ["a", "n", "d"], "model.merges[1]"),
@@ -325,7 +327,7 @@ SPLIT, LEVEL = "pre_tokenizer.pretokenizers.0", "pre_tokenizer.pretokenizers.1"
         ("added_tokens.1.content", "", "added_tokens[1].content is ''"),
         ("added_tokens.1.content", 5, "added_tokens[1].content is 5"),
         ("added_tokens.1.content", "\ud800", "text without lone surrogates"),
-        ("added_tokens.1.id", "696", "added_tokens[1].id is '696'"),
+        ("added_tokens.1.id", "1016", "added_tokens[1].id is '1016'"),
         ("added_tokens.1.id", 0, "model.vocab gives it to '!'"),
         ("added_tokens.1.content", "an", "it already has a different id"),
         ("added_tokens.1.content", "<|end|>", "it already has a different id"),

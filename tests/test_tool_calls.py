@@ -60,7 +60,7 @@ def test_a_function_is_called_and_its_result_is_the_answer(demo):
     assert reply.text == "34 * 27 = 918"
     [called] = reply.tool_calls
     assert called == ToolCall(
-        "call_1", "functions.calculator", '{"expression": "34*27"}', "commentary", "json"
+        "call_1", "functions.calculator", '{"expression":"34*27"}', "commentary", "json"
     )
     assert reply.tool_results == (ToolResult(called, '{"result": 918}'),)
     assert events == [called, *reply.tool_results]
@@ -69,6 +69,7 @@ def test_a_function_is_called_and_its_result_is_the_answer(demo):
         "assistant",
         "assistant",
         "tool",
+        "assistant",
         "assistant",
     ]
     assert (

@@ -15,13 +15,22 @@ from gptoss_native.model import demo_path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from train_demo import columns
-from train_demo.conversation import CALLS, SKILLS, Writer, draw_prefix, draw_row, draw_turns
+from train_demo.conversation import (
+    CALLS,
+    SKILLS,
+    Writer,
+    draw_prefix,
+    draw_problem,
+    draw_row,
+    draw_turns,
+)
 from train_demo.problem import (
     SPLITS,
     WRONG,
     Answer,
     Call,
     Draw,
+    Mix,
     Result,
     Think,
     draw_until,
@@ -80,6 +89,23 @@ def test_sorted_counted_and_reversed_answers_are_right():
     for problem in draws("count"):
         if found := re.fullmatch(r"(\d+) (\w) in (\w+)", problem.answer):
             assert int(found[1]) == found[3].count(found[2])
+
+
+def test_repeated_words_are_the_askers_and_spelt_words_their_letters():
+    for problem in draws("repeat"):
+        assert problem.user.endswith(problem.answer)
+    for problem in draws("spell"):
+        assert problem.answer.replace("-", "") in problem.user
+
+
+def test_a_mix_says_what_is_asked_for():
+    rng = random.Random(0)
+    mix = Mix((("repeat", 0.0), ("add4", 1e9)))
+    skills = set()
+    for _ in range(60):
+        prefix = draw_prefix(rng, "train", declares=False, mix=mix)
+        skills.add(draw_problem(prefix, rng, "train").skill)
+    assert skills == {"add4"}
 
 
 def test_stories_compute_what_they_tell():

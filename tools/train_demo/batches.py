@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .conversation import Row, Writer, draw_row
+from .problem import USUAL, Mix
 
 
 @dataclass
@@ -42,9 +43,10 @@ def make_batch(rows: list[Row], length: int) -> Batch:
                 targets.append(row.ids[k])
                 conversation.append(len(skills) + row.segments[k] - 1)
         skills += row.skills
-    order = torch.arange(length)
-    same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
-    seen = same & (order[:, None] >= order)
+    # Small integers: these are a million comparisons a row of a step.
+    own = segments.to(torch.int8)
+    seen = (own[:, :, None] == own[:, None, :]) | (own[:, None, :] == 0)
+    seen &= torch.ones(length, length, dtype=torch.bool).tril()
     return Batch(
         ids,
         positions,
@@ -56,10 +58,19 @@ def make_batch(rows: list[Row], length: int) -> Batch:
     )
 
 
-def draw_batch(writer: Writer, seed: str, split: str, rows: int, length: int) -> Batch:
+def draw_batch(
+    writer: Writer,
+    seed: str,
+    split: str,
+    rows: int,
+    length: int,
+    declares: bool | None = None,
+    mix: Mix = USUAL,
+) -> Batch:
     """Return the batch of a seed: the same whenever it is asked for."""
     rng = random.Random(seed)
-    return make_batch([draw_row(writer, rng, split, length) for _ in range(rows)], length)
+    drawn = [draw_row(writer, rng, split, length, declares, mix) for _ in range(rows)]
+    return make_batch(drawn, length)
 
 
 @torch.no_grad()

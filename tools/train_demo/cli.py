@@ -8,7 +8,7 @@ import gptoss_native as gn
 import torch
 
 from . import report
-from .batches import draw_batch, exact_matches
+from .batches import exact_matches
 from .conversation import Writer
 from .evaluate import Runner, held_out, with_slips
 from .export import export
@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
 
 def _compared(net: Network, writer: Writer, plan: Plan) -> dict[str, float]:
     """Return the percent of whole turns exact on the test split, by number format."""
-    batches = [draw_batch(writer, f"test {n}", "test", plan.rows, plan.length) for n in range(40)]
+    batches = [b for n in range(12) for b in plan.draw(writer, f"test {n}", "test")]
 
     def share(network: Network, rounded: bool) -> float:
         def logits(b):
@@ -72,6 +72,8 @@ def main() -> int:
     shape = Shape(vocab_size=writer.tokenizer.vocab_size)
     if "train" in steps:
         train(writer, shape, plan, work)
+    if not {"export", "evaluate"} & set(steps):
+        return 0
     net = Network(shape)
     net.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["net"])
     if "export" in steps:

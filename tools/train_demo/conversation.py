@@ -28,23 +28,37 @@ from . import skills_numbers as numbers
 from . import skills_stories as stories
 from . import skills_talk as talk
 from .forms import PLAIN, Form, draw_form
-from .problem import WRONG, Answer, Call, Draw, Move, Problem, Result, Skill, Think, draw_until
+from .problem import (
+    USUAL,
+    WRONG,
+    Answer,
+    Call,
+    Draw,
+    Mix,
+    Move,
+    Problem,
+    Result,
+    Skill,
+    Think,
+    draw_until,
+)
 
 # skill: how often, where the prefix does not decide
 SKILLS: dict[str, tuple[Skill, float]] = {
     "add3": (numbers.add3, 8),
-    "add4": (numbers.add4, 10),
+    "add4": (numbers.add4, 12),
     "subtract3": (numbers.subtract3, 8),
-    "subtract4": (numbers.subtract4, 10),
-    "product": (numbers.product, 5),
+    "subtract4": (numbers.subtract4, 14),
+    "product": (numbers.product, 3),
     "compare": (numbers.compare, 4),
     "sort": (numbers.sort, 6),
     "units": (numbers.units, 4),
-    "spell": (letters.spell, 3),
-    "backwards": (letters.backwards, 4),
-    "count": (letters.count, 6),
-    "story": (stories.story, 11),
-    "reading": (stories.reading, 8),
+    "repeat": (letters.repeat, 5),
+    "spell": (letters.spell, 4),
+    "backwards": (letters.backwards, 3),
+    "count": (letters.count, 5),
+    "story": (stories.story, 13),
+    "reading": (stories.reading, 28),
     "weekday": (calendar.weekday, 3),
     "month": (calendar.month, 1),
     "date": (calendar.date, 4),
@@ -56,8 +70,8 @@ SKILLS: dict[str, tuple[Skill, float]] = {
 }
 CALLS: dict[str, tuple[Skill, float]] = {
     "call": (calls.call, 10),
-    "chain2": (calls.chain2, 10),
-    "chain3": (calls.chain3, 8),
+    "chain2": (calls.chain2, 14),
+    "chain3": (calls.chain3, 16),
 }
 
 
@@ -70,18 +84,36 @@ class Prefix:
     form: Form
     tools: tuple[str, ...]
     keys: dict[str, str] | None  # of the JSON answer, None for text
+    mix: Mix = USUAL
 
     def draw(self, rng: random.Random, split: str) -> Draw:
-        return Draw(rng, split, self.effort, self.tools, self.form)
+        return Draw(rng, split, self.effort, self.tools, self.form, self.mix)
+
+
+# Functions that belong together, so that chains are asked for often enough.
+_SETS = [
+    ("get_location", "get_weather", "send_message"),
+    ("get_location", "get_time", "send_message"),
+    ("get_price", "convert_currency", "send_message"),
+    ("get_location", "get_weather"),
+    ("get_weather", "send_message"),
+    ("calculator", "get_weather"),
+]
 
 
 def _tools(rng: random.Random, split: str) -> list[str]:
     """Return which functions are declared, in the order in which they are."""
-    known = rng.sample(list(calls.FUNCTIONS), rng.choice([1, 2, 3, 3, 4, 5, 6, 7]))
-    if rng.random() < 0.3:
-        draw = Draw(rng, split)
-        made = draw_until(lambda: calls.made_up_name(draw))
-        known = [*known[: rng.randint(0, 4)], made]
+    everything = list(calls.FUNCTIONS)
+    if rng.random() < 0.5:
+        known = list(rng.choice(_SETS))
+        others = [name for name in everything if name not in known]
+        known += rng.sample(others, rng.choice([0, 0, 1, 1, 2, 3, 4]))
+    else:
+        known = rng.sample(everything, rng.choice([1, 1, 2, 3, 4, 5, 6, 7]))
+        if rng.random() < 0.5:
+            draw = Draw(rng, split)
+            made = draw_until(lambda: calls.made_up_name(draw))
+            known = [*known[: rng.randint(0, 4)], made]
     rng.shuffle(known)
     return known
 
@@ -90,15 +122,26 @@ def _date(rng: random.Random) -> datetime.date:
     return datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(1500))
 
 
-def draw_prefix(rng: random.Random, split: str, effort: str | None = None) -> Prefix:
-    """Return a prefix: with and without system message, tools, a form of answer, a schema."""
+def draw_prefix(
+    rng: random.Random,
+    split: str,
+    effort: str | None = None,
+    declares: bool | None = None,
+    mix: Mix = USUAL,
+) -> Prefix:
+    """Return a prefix: with and without system message, tools, a form of answer, a schema.
+
+    declares: whether it has tools or a schema, which make it long; None draws that too.
+    """
     effort = effort or rng.choice(["low", "medium", "medium", "high"])
     kind = rng.random()
+    if declares is not None:
+        kind = 0.55 * kind if declares else 0.55 + 0.45 * kind
     tools = _tools(rng, split) if kind < 0.45 else []
     keys, formats = None, ()
     if 0.45 <= kind < 0.55:
         keys, schema = documents.schema(Draw(rng, split))
-        formats = (ResponseFormat(rng.choice(["answer", "person", "reply", "final"]), schema),)
+        formats = (ResponseFormat(rng.choice(["answer", "person", "reply", "response"]), schema),)
     form = draw_form(rng) if keys is None and rng.random() < 0.35 else PLAIN
     plain = rng.random() < 0.4
     declared = tuple(calls.described(name, plain) for name in tools)
@@ -111,7 +154,7 @@ def draw_prefix(rng: random.Random, split: str, effort: str | None = None) -> Pr
             instructions=form.instructions, tools=declared, response_formats=formats
         )
         messages.append(Message("developer", content))
-    return Prefix(tuple(messages), effort, form, tuple(tools), keys)
+    return Prefix(tuple(messages), effort, form, tuple(tools), keys, mix)
 
 
 def draw_system(rng: random.Random, effort: str) -> Message | None:
@@ -141,7 +184,8 @@ def draw_problem(
         if name is None:
             of_calls = prefix.tools and rng.random() < 0.75
             table = CALLS if of_calls else SKILLS
-            weights = [weight for _, weight in table.values()]
+            own = dict(prefix.mix.weights)
+            weights = [own.get(key, weight) for key, (_, weight) in table.items()]
             name = rng.choices(list(table), weights)[0]
         return known[name][0](draw)
 
@@ -257,10 +301,17 @@ class Row:
     skills: list[tuple[str, str]]
 
 
-def draw_row(writer: Writer, rng: random.Random, split: str, length: int) -> Row:
+def draw_row(
+    writer: Writer,
+    rng: random.Random,
+    split: str,
+    length: int,
+    declares: bool | None = None,
+    mix: Mix = USUAL,
+) -> Row:
     """Return a prefix and as many conversations as fit into `length` tokens."""
     while True:
-        prefix = draw_prefix(rng, split)
+        prefix = draw_prefix(rng, split, declares=declares, mix=mix)
         ids = writer.prefix(prefix)
         if len(ids) < length - 120:
             break
@@ -280,4 +331,4 @@ def draw_row(writer: Writer, rng: random.Random, split: str, length: int) -> Row
         row.positions += range(start, start + count)
         row.segments += [segment] * count
         row.learnt += [False] * len(before) + learnt
-    return row if segment else draw_row(writer, rng, split, length)
+    return row if segment else draw_row(writer, rng, split, length, declares, mix)

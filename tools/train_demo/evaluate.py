@@ -119,7 +119,7 @@ class Runner:
             begun = tokenizer.encode(header, allow_special=True)
             begun += tokenizer.encode_ordinary(case.begun)
         results, calls, made, total = _results(problem), [], list(begun), 0
-        session = self._model.session(max_context=4096)
+        session = self._model.session(max_context=2048)
         prompt = ids + begun
         for _ in range(_ROUNDS):
             greedy = gn.Sampling(temperature=0.0)

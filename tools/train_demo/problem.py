@@ -83,6 +83,22 @@ class Problem:
         return last.text
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What is asked for how often, where it differs from the skills' own weights.
+
+    random_letters: share of words to spell that are letters without sense. small_sums: share of
+    sums that are of one digit each.
+    """
+
+    weights: tuple[tuple[str, float], ...] = ()
+    random_letters: float = 0.0
+    small_sums: float = 0.1
+
+
+USUAL = Mix()
+
+
 class Draw:
     """The random choices of one conversation, within one split.
 
@@ -96,9 +112,11 @@ class Draw:
         effort: str = "medium",
         tools: Sequence[str] = (),
         form: Form = PLAIN,
+        mix: Mix = USUAL,
     ) -> None:
         self.rng, self.split, self.effort = rng, split, effort
         self.tools, self.form = tuple(tools), form
+        self.mix = mix
 
     def one(self, choices: Sequence[T]) -> T:
         return choices[int(self.rng.random() * len(choices))]

@@ -8,7 +8,7 @@ from gptoss_native.harmony import ToolDescription
 
 from .columns import held, plus
 from .problem import Call, Draw, Elsewhere, Move, Problem, Result, Think
-from .words import CITIES, COUNTED, NAMES, OBJECTS, WEATHER
+from .words import CITIES, COUNTED, NAMES, OBJECTS, WEATHER, proper_name
 
 # name: description, then what each parameter is: name, type, description
 FUNCTIONS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
@@ -78,6 +78,15 @@ def _made_up(name: str) -> tuple[str, list[tuple[str, str, str]]]:
     return f"{words} a {noun}.", [(key, "string", f"The {key} of the {noun}.")]
 
 
+def _city(draw: Draw) -> str:
+    """Return a city, one in six made up: what is copied need not be known."""
+    return proper_name(draw) if draw.chance(0.17) else draw.one(CITIES)
+
+
+def _name(draw: Draw) -> str:
+    return proper_name(draw) if draw.chance(0.17) else draw.one(NAMES)
+
+
 Asked = tuple[str, dict[str, Any], Any, str, str]
 
 
@@ -100,7 +109,7 @@ def _calculator(draw: Draw) -> Asked:
 
 
 def _weather(draw: Draw) -> Asked:
-    city, degrees, sky = draw.one(CITIES), draw.between(-9, 35), draw.one(WEATHER)
+    city, degrees, sky = _city(draw), draw.between(-9, 35), draw.one(WEATHER)
     asked = [
         "What is the weather in {}?",
         "How is the weather in {}?",
@@ -113,7 +122,7 @@ def _weather(draw: Draw) -> Asked:
 
 
 def _time(draw: Draw) -> Asked:
-    city, time = draw.one(CITIES), f"{draw.between(0, 23):02}:{draw.between(0, 59):02}"
+    city, time = _city(draw), f"{draw.between(0, 23):02}:{draw.between(0, 59):02}"
     asked = ["What time is it in {}?", "What is the time in {}?", "Time in {}?"]
     return (
         draw.one(asked).format(city),
@@ -125,14 +134,14 @@ def _time(draw: Draw) -> Asked:
 
 
 def _location(draw: Draw) -> Asked:
-    name, city = draw.one(NAMES), draw.one(CITIES)
+    name, city = _name(draw), _city(draw)
     asked = ["Where is {}?", "In which city is {}?"]
     user = draw.one(asked).format(name)
     return user, {"name": name}, {"city": city}, f"{name} is in {city}.", city
 
 
 def _phone(draw: Draw) -> Asked:
-    name, phone = draw.one(NAMES), f"555-{draw.between(0, 9999):04}"
+    name, phone = _name(draw), f"555-{draw.between(0, 9999):04}"
     asked = ["What is the phone number of {}?", "Phone number of {}?", "How can I call {}?"]
     full = f"The phone number of {name} is {phone}."
     return draw.one(asked).format(name), {"name": name}, {"phone": phone}, full, phone
@@ -147,7 +156,7 @@ def _price(draw: Draw) -> Asked:
 
 
 def _message(draw: Draw) -> Asked:
-    name = draw.one(NAMES)
+    name = _name(draw)
     text = draw.one(
         [
             f"I have {draw.between(2, 99)} {draw.one(COUNTED)}",
@@ -316,7 +325,7 @@ def _where(draw: Draw) -> tuple[str, list[Move], str, str]:
     second = draw.one([n for n in ("get_weather", "get_time") if n in draw.tools] or [""])
     if not second:
         raise Elsewhere
-    name = draw.one(NAMES)
+    name = _name(draw)
     _, arguments, result, full, bare = WORDINGS[second](draw)
     asked = {
         "get_weather": ["How is the weather where {} is?", "What is the weather where {} is?"],
@@ -341,7 +350,7 @@ def _report(draw: Draw) -> tuple[str, list[Move], str, str]:
     )
     if not first:
         raise Elsewhere
-    name = draw.one(NAMES)
+    name = _name(draw)
     _, arguments, result, _, bare = WORDINGS[first](draw)
     x = next(iter(arguments.values()))
     asked = {

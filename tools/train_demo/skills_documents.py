@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from .problem import Answer, Draw, Elsewhere, Problem, Think
-from .words import CITIES, COLOURS, FOODS, JOBS, NAMES, OBJECTS, PETS
+from .words import CITIES, COLOURS, FOODS, JOBS, NAMES, OBJECTS, PETS, proper_name
 
 STRING, INTEGER, BOOLEAN = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 _SIZES = ["small", "medium", "large"]
@@ -61,7 +61,7 @@ def _fact(draw: Draw, field: str, name: str) -> tuple[Any, str]:
         n = draw.between(2, 99)
         return n, f"{name} is {n} years old."
     if field == "city":
-        city = draw.one(CITIES)
+        city = proper_name(draw) if draw.chance(0.17) else draw.one(CITIES)
         return city, f"{name} lives in {city}."
     if field == "likes":
         foods = draw.several(FOODS, draw.between(1, 3))
@@ -89,7 +89,7 @@ def compact(value: Any) -> str:
 
 def document(draw: Draw, keys: dict[str, str]) -> Problem:
     """A text whose facts go into the object; some of them are not asked for."""
-    name = draw.one(NAMES)
+    name = proper_name(draw) if draw.chance(0.17) else draw.one(NAMES)
     facts = {field: _fact(draw, field, name) for field in keys.values()}
     others = [field for field in _FIELDS if field not in facts and field != "name"]
     extra = [_fact(draw, field, name)[1] for field in draw.several(others, draw.between(0, 2))]

@@ -3,7 +3,7 @@
 from .columns import minus, plus
 from .problem import Call, Draw, Elsewhere, Problem, Result, Think
 from .skills_calls import WORDINGS
-from .words import CITIES, COLOURS, FOODS, NAMES
+from .words import CITIES, COLOURS, FOODS, NAMES, proper_name
 
 INTRODUCTIONS = {
     "name": (NAMES, "My name is {}.", "What is my name?", "Your name is {}."),
@@ -17,7 +17,8 @@ def introduction(draw: Draw) -> Problem:
     """The user says something to remember; `follow` is what."""
     kind = draw.one(list(INTRODUCTIONS))
     pool, said, _, _ = INTRODUCTIONS[kind]
-    value = draw.one(pool)
+    made_up = kind in ("name", "city") and draw.chance(0.2)
+    value = proper_name(draw) if made_up else draw.one(pool)
     thought = draw.by_effort("", "I keep this in mind.", f"{value}. I keep this in mind.")
     user = said.format(value)
     full = "I will remember that."

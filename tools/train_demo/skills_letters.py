@@ -1,23 +1,54 @@
-"""Spelling and counting of letters."""
+"""Repeating words, spelling them, and counting of letters."""
 
 from .problem import Draw, Problem
-from .words import SPELT
+from .words import (
+    CITIES,
+    COLOURS,
+    COUNTED,
+    FOODS,
+    JOBS,
+    NAMES,
+    OBJECTS,
+    SPELT,
+    SYLLABLES,
+    WEATHER,
+    proper_name,
+)
+
+_WORDS = [NAMES, CITIES, FOODS, OBJECTS, JOBS, COUNTED, COLOURS, SPELT, WEATHER]
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-_SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"]
 
 
 def _word(draw: Draw) -> str:
     """Return a known word, or one made up, so that all letters after all others are seen."""
     kind = draw.rng.random()
-    if kind < 0.5:
+    if kind < draw.mix.random_letters:
+        return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
+    if draw.chance(0.6):
         word = draw.one(SPELT)
         draw.own(f"word {word}")
         return word
-    if kind < 0.8:
-        word = "".join(draw.one(_SYLLABLES) for _ in range(draw.between(1, 4)))
-        return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
-    return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
+    word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
+    return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
+
+
+def repeat(draw: Draw) -> Problem:
+    """Words without sense, copied: what calls, texts and documents rest on, many at a time."""
+
+    def word() -> str:
+        kind = draw.rng.random()
+        if kind < 0.7:
+            return draw.one(draw.one(_WORDS))
+        if kind < 0.8:
+            return str(draw.number(4))
+        return proper_name(draw) if kind < 0.9 else draw.one(SYLLABLES) + draw.one(SYLLABLES)
+
+    said = " ".join(word() for _ in range(draw.between(2, 16)))
+    draw.own(f"repeat {said}")
+    asked = ["Repeat: {}", "Repeat after me: {}", "Say {}", "Copy this: {}", "Repeat the words {}"]
+    thought = draw.by_effort("", "", "I repeat it.")
+    return draw.solved("repeat", draw.one(asked).format(said), thought, said, said)
 
 
 def spell(draw: Draw) -> Problem:

@@ -12,6 +12,9 @@ _PLUS = [
     "Add {a} and {b}.",
     "Please compute {a}+{b}.",
     "What is the sum of {a} and {b}?",
+    "What is {a}+{b}?",
+    "Calculate {a} plus {b}.",
+    "And {a} + {b}?",
 ]
 _MINUS = [
     "What is {a} - {b}?",
@@ -20,6 +23,9 @@ _MINUS = [
     "Subtract {b} from {a}.",
     "Please compute {a}-{b}.",
     "What is the difference of {a} and {b}?",
+    "What is {a}-{b}?",
+    "Calculate {a} minus {b}.",
+    "And {a} - {b}?",
 ]
 
 
@@ -31,6 +37,8 @@ def _claim(draw: Draw, a: int, b: int) -> None:
 
 
 def _sum_of(draw: Draw, digits: int) -> tuple[int, int]:
+    if draw.mix.small_sums and draw.chance(draw.mix.small_sums):
+        digits = 1
     a, b = draw.number(digits), draw.number(digits)
     if draw.chance(0.5):
         a = draw.between(10 ** (digits - 1), 10**digits - 1)
@@ -54,9 +62,10 @@ def _addition(digits: int, skill: str) -> Skill:
 
 def _difference(digits: int, skill: str) -> Skill:
     def make(draw: Draw) -> Problem:
-        a = draw.number(digits)
+        most = 1 if draw.mix.small_sums and draw.chance(draw.mix.small_sums) else digits
+        a = draw.number(most)
         if draw.chance(0.6):
-            a = draw.between(10 ** (digits - 1), 10**digits - 1)
+            a = draw.between(10 ** (most - 1), 10**most - 1)
         b = min(a, draw.number(digits)) if draw.chance(0.5) else draw.between(0, a)
         _claim(draw, a - b, b)
         if draw.chance(0.1):

@@ -1,8 +1,7 @@
 """Greetings, facts, and what it does not know."""
 
 from .problem import Draw, Problem
-from .skills_letters import _SYLLABLES
-from .words import CAPITALS, COUNTED, FACTS, FOODS, JOBS, OBJECTS
+from .words import CAPITALS, COUNTED, FACTS, FOODS, JOBS, OBJECTS, SYLLABLES
 
 DO_NOT_KNOW = "I am a demo model and do not know that."
 NO_TOOL = "I have no tool for that."
@@ -77,7 +76,7 @@ def unknown(draw: Draw) -> Problem:
     def thing() -> str:
         if draw.chance(0.5):
             return draw.one(_THINGS + FOODS + OBJECTS + JOBS + COUNTED)
-        made = "".join(draw.one(_SYLLABLES) for _ in range(draw.between(2, 4)))
+        made = "".join(draw.one(SYLLABLES) for _ in range(draw.between(2, 4)))
         return made.title() if draw.chance(0.4) else made
 
     pattern = draw.one(_UNKNOWN)

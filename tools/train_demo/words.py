@@ -1,9 +1,20 @@
 """Pools of words. None is a real person's data."""
 
+from .problem import Draw
+
+SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in "aeiou"]
+
+
+def proper_name(draw: Draw) -> str:
+    """Return a name of syllables, so that copying is learnt apart from the words."""
+    made = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 3)))
+    return (made + draw.one("nrslt") if draw.chance(0.6) else made).capitalize()
+
+
 NAMES = """Ann Bob Cora Dan Eve Finn Gina Hugo Ida Jack Kim Leo Mia Noah Olga Paul Quinn Rosa Sam
-Tina Uwe Vera Will Zoe""".split()
+Tina Uwe Vera Will Zoe Alice Sarah""".split()
 CITIES = """Paris Rome London Berlin Madrid Vienna Oslo Athens Lisbon Dublin Prague Tokyo Cairo Lima
-Delhi Moscow Warsaw Bern Ottawa Havana Boston Chicago Munich Milan""".split()
+Delhi Moscow Warsaw Bern Ottawa Havana Boston Chicago Munich Milan Zurich""".split()
 FOODS = "tea coffee bread cheese rice soup pizza apples pears plums honey fish cake salad".split()
 COLOURS = "red blue green black white yellow brown grey".split()
 OBJECTS = "car bike house hat bag cup boat lamp chair coat".split()
