@@ -290,7 +290,7 @@ def test_formats_that_are_none_are_refused_by_name(make, given, says):
 
 
 def test_a_grammar_of_control_tokens_allows_none(model):
-    envelope = of(lark("start: <[700]>"))
+    envelope = of(lark("start: <[1020]>"))
     stream = model.session().generate(PROMPT, constraint=envelope.turn(ANSWER))
     with pytest.raises(gn.Error, match="allow"):
         next(stream)
