@@ -308,7 +308,7 @@ def test_reasoning_and_preambles_are_free_and_calls_follow_their_schemas(model):
     seen = set()
     for seed in (None, *range(100)):
         turn = envelope.turn()
-        likely = ["analysis", "final", "functions", "get", "clock", '"', "}"]
+        likely = ["analysis", "final", "=functions", ".get", ".c", "f", '"', "}"]
         stream = stream_of(model.session(), TOKENIZER, turn, seed, likely=likely)
         _, messages = read(TOKENIZER, turn, stream)
         if stream.stats.finish_reason == "length":
