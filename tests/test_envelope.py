@@ -33,7 +33,7 @@ RECIPIENTS = {*FUNCTIONS, "search.web", "python"}
 
 @pytest.fixture(scope="module")
 def model(config):
-    with random_model(config, TOKENIZER, seed=1) as made:
+    with random_model(config, TOKENIZER, seed=1, deterministic=True) as made:
         yield made
 
 

@@ -290,7 +290,7 @@ def test_formats_that_are_none_are_refused_by_name(make, given, says):
 
 
 def test_a_grammar_of_control_tokens_allows_none(model):
-    envelope = of(lark("start: <[700]>"))
+    envelope = of(lark("start: <[1020]>"))
     stream = model.session().generate(PROMPT, constraint=envelope.turn(ANSWER))
     with pytest.raises(gn.Error, match="allow"):
         next(stream)
@@ -306,9 +306,9 @@ def test_reasoning_and_preambles_are_free_and_calls_follow_their_schemas(model):
     schemas = {"functions.get_weather": WEATHER.parameters}
     schemas |= {f"browser.{tool.name}": tool.parameters for tool in BROWSER.tools}
     seen = set()
-    for seed in (None, *range(60)):
+    for seed in (None, *range(100)):
         turn = envelope.turn()
-        likely = ["analysis", "final", '"', "}"]
+        likely = ["analysis", "final", "=functions", ".get", ".c", "f", '"', "}"]
         stream = stream_of(model.session(), TOKENIZER, turn, seed, likely=likely)
         _, messages = read(TOKENIZER, turn, stream)
         if stream.stats.finish_reason == "length":
