@@ -35,11 +35,8 @@ class ScriptedStream:
             self.reason = "stop"
         return Token(token, -0.5, ())
 
-    async def __anext__(self):
-        try:
-            return next(self)
-        except StopIteration:
-            raise StopAsyncIteration from None
+    async def upcoming(self):
+        return next(self, None)
 
     def cancel(self):
         self.reason = self.reason or "cancelled"

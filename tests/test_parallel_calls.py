@@ -143,7 +143,9 @@ def test_turns_of_a_random_model_parse_and_name_declared_tools(models, seed, too
             break
     messages, anomalies = parse(TOKENIZER, ids[: len(ids) - turn.spare])
     assert len(anomalies) <= (not turn.finished and not turn.may_finish)
-    calls = [m.recipient for m in messages if m.recipient is not None]
+    # What the length cut off in a header has half a name.
+    whole = messages[: len(messages) - len(anomalies)]
+    calls = [m.recipient for m in whole if m.recipient is not None]
     names = {"functions.clock"} if tool_choice == "clock" else None
     assert set(calls) <= (
         names or {"functions.get_weather", "functions.clock", "search.web", "python"}

@@ -51,10 +51,10 @@ def test_a_stream_says_the_same_as_the_whole(client):
 
 
 def test_a_length_a_stop_string_and_an_echo(client):
-    text = ask(client, max_tokens=12)
-    assert (text.choices[0].finish_reason, text.usage.completion_tokens) == ("length", 12)
+    text = ask(client, max_tokens=8)
+    assert (text.choices[0].finish_reason, text.usage.completion_tokens) == ("length", 8)
     stop = text.choices[0].text[3:5]
-    stopped = ask(client, max_tokens=12, stop=[stop]).choices[0]
+    stopped = ask(client, max_tokens=8, stop=[stop]).choices[0]
     assert (stopped.finish_reason, stopped.text) == (
         "stop",
         text.choices[0].text.partition(stop)[0],
