@@ -404,7 +404,7 @@ def test_a_turn_that_is_ended_while_a_tool_runs_says_what_is_not_known(demo):
         chat = scripted(demo, call("functions.hang"), answer("x"), tools=[hang])
         begun.clear()
         task = asyncio.ensure_future(chat.asend("go")._drained())
-        while not begun.is_set():
+        while not begun.is_set() and not task.done():
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
