@@ -60,6 +60,12 @@ def available_bytes(device):
     return gn.plan("tiny", device=device, measure=False)["available_bytes"]
 
 
+def near(device):
+    """Bytes that a card's free memory may be off: it is given in pieces of 2 MiB, and kernels take
+    some when they are first used."""
+    return 0 if device == EMULATED else 8 << 20
+
+
 def converse(session, ids, count=4):
     """Everything that comes out of a prompt, some tokens, another prompt and some more."""
     out = []
@@ -334,8 +340,9 @@ def test_closing_and_failing_return_the_devices_memory(cuda_device, tmp_path, sm
         opened = available_bytes(cuda_device)
         with model.session() as session:
             session.prefill([1] * 200)
-            assert available_bytes(cuda_device) <= opened - session.cache_bytes
-        assert available_bytes(cuda_device) == opened
+            held = opened - available_bytes(cuda_device)
+            assert held >= session.cache_bytes - near(cuda_device)
+        assert abs(available_bytes(cuda_device) - opened) <= near(cuda_device)
 
 
 @pytest.mark.parametrize("value", [200, 255])
@@ -516,7 +523,7 @@ def test_a_session_outlives_its_model_and_a_stream_its_session(cuda_device, smal
     del kept, stream
     session.close()
     del session
-    assert available_bytes(cuda_device) == before
+    assert abs(available_bytes(cuda_device) - before) <= near(cuda_device)
 
 
 @pytest.mark.parametrize("state", ["idle", "stream", "thread"])

@@ -11,18 +11,38 @@ namespace {
 constexpr int kSplitColumns = 1024;  // fewer are not worth a second block
 
 struct AttnOutEpilogue {
+    // What stands in x, and the bias, of rows r and r + 8.
+    struct Ready {
+        float before[2], bias[2];
+    };
+    static constexpr bool kReadyEarly = false;
     const float* bias;
     float* x;
     int hidden;
 
-    __device__ void add(int row, int t, float value) const {
-        if (row < hidden) x[size_t(t) * hidden + row] += value + bias[row];
+    __device__ Ready prepare(int, int panel, int r, int t) const {
+        Ready out = {};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int row = panel * kTileRows + r + 8 * i;
+            if (row >= hidden) break;
+            out.before[i] = x[size_t(t) * hidden + row];
+            out.bias[i] = bias[row];
+        }
+        return out;
     }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        add(panel * kTileRows + r, t, low);
-        add(panel * kTileRows + r + 8, t, high);
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int t, float low,
+                               float high) const {
+        const int row = panel * kTileRows + r;
+        float* out = x + size_t(t) * hidden + row;
+        if (row < hidden) out[0] = ready.before[0] + (low + ready.bias[0]);
+        if (row + 8 < hidden) out[8] = ready.before[1] + (high + ready.bias[1]);
     }
     __device__ void finish() const {}
+    // Prefill form.
+    __device__ void operator()(int expert, int panel, int r, int t, float low, float high) const {
+        (*this)(prepare(expert, panel, r, t), expert, panel, r, t, low, high);
+    }
 };
 
 template <int terms>

@@ -1,7 +1,7 @@
 // The decode form over one bf16 matrix: norm or plain rows in, any epilogue out.
 //
-// A block takes a panel, or a share of its columns where there are few panels (splits): the last
-// block of a panel to arrive then adds the shares in order. The weights' first loads are under way
+// A block takes panels in turn, or shares of their columns where there are few (splits): the last
+// block of a panel to arrive then adds the shares in order. The first weights are on their way
 // before the block waits for the kernel that makes its input.
 #pragma once
 
@@ -41,7 +41,7 @@ struct NormedRows {
     const int* which;   // [rows] of x; null: the first ones
     const float* gain;  // [columns]
     float eps;
-    std::byte* keep = nullptr;  // [rows, columns] out, in the own form, by the first panel's block
+    std::byte* keep = nullptr;  // [rows, columns] out, in the own form, in f16 terms, by the first panel's block
 
     // The gain is a weight: it may come before the rows are there.
     __device__ void prefetch(int columns) const {
@@ -103,47 +103,75 @@ struct NormedRows {
                         scaled(*reinterpret_cast<const float2*>(at[i] + k), scale[r], g);
                     out.put(r, k - begin, v.x, v.y);
                     if (keep && blockIdx.x == 0)
-                        store_terms<terms>(keep + r * own_row_bytes<terms>(columns), columns, k,
-                                           v.x, v.y);
+                        store_terms<terms, true>(keep + r * own_row_bytes<terms>(columns), columns,
+                                                 k, v.x, v.y);
                 }
             }
         }
     }
 };
 
-// Epilogue: void operator()(int expert, int panel, int r, int column, float low, float high) with
-// the sums of rows r and r + 8 (expert 0), then void finish() by all threads of every block at its
-// end.
-template <int terms, class Input, class Epilogue>
+// Weights that a block asks the second-level cache for, beyond those it has room for, while it
+// waits for its input.
+constexpr int kAheadBytes = 96 * 1024;
+
+template <class Tiles>
+__device__ __forceinline__ void prefetch_panels(const Matrix& m, int begin, int end) {
+    constexpr int kChunkBytes = 1024;
+    if (threadIdx.x != 0) return;
+    int under_way = kDeepRing, left = kAheadBytes;
+    for (int panel = blockIdx.x; panel < panel_count(m.rows) && left > 0; panel += gridDim.x) {
+        const int bytes = (end - begin) * kChunkBytes, skipped = min(bytes, under_way);
+        const int wanted = min(bytes - skipped, left);
+        if (wanted > 0)
+            prefetch_l2(panel_of<Tiles>(m, 0, panel).data + begin * kChunkBytes + skipped, wanted);
+        under_way -= skipped;
+        left -= wanted;
+    }
+}
+
+// Epilogue: Ready prepare(int expert, int panel, int r, int column) loads what the sums of rows r
+// and r + 8 will be joined with, while the weights are on their way; with kReadyEarly, what no
+// earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int column,
+// float low, float high) with the sums (expert 0), and void finish() by all threads of every block
+// at its end.
+template <int terms, int ring_bytes, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,
                                                                   int rows) {
     using Tiles = Bf16Tiles;
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    let_next_kernel_start();
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
     const int begin = steps * blockIdx.y / splits.count;
     const int end = steps * (blockIdx.y + 1) / splits.count;
     std::byte* const shared = shared_memory();
-    float* const sums_buffer = reinterpret_cast<float*>(shared);
-    const SharedRows<terms> activations = {shared + kDecodeSumBytes, rows};
+    float* const sums_buffer = reinterpret_cast<float*>(shared + ring_bytes);
+    const SharedRows<terms> activations = {shared + ring_bytes + kDecodeSumBytes<terms>, rows};
 
-    Flight<Tiles> flight;
-    flight.load(panel_of<Tiles>(m, 0, blockIdx.x), begin + warp, end, lane);
+    const auto panel_at = [&](int panel) { return panel_of<Tiles>(m, 0, panel); };
+    WeightStream<Tiles, ring_bytes> stream;
+    stream.begin = begin;
+    stream.end = end;
+    stream.steps = steps;
+    stream.start(shared, blockIdx.x, panels, gridDim.x, panel_at);
+    if (ring_bytes == kDeepRing) prefetch_panels<Tiles>(m, begin, end);
     input.prefetch(m.columns);
+    const SumPlace at = sum_place(threadIdx.x);
+    const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows;
+    typename Epilogue::Ready ready = {};
+    if (mine && Epilogue::kReadyEarly) ready = epilogue.prepare(0, blockIdx.x, at.r, at.column);
     wait_for_earlier_kernels();
     input.fill(activations, begin * Tiles::kColumns, end * Tiles::kColumns, m.columns, sums_buffer);
     __syncthreads();
-    let_next_kernel_start();
 
     int turn = 0;
     for (int panel = blockIdx.x; panel < panels; panel += gridDim.x, ++turn) {
-        float sums[4] = {};
-        const int following = panel + gridDim.x;
-        const Panel next = panel_of<Tiles>(m, 0, min(following, panels - 1));
-        multiply_panel(sums, flight, panel_of<Tiles>(m, 0, panel), following < panels, next, begin,
-                       end, activations, warp, lane);
-        float* const buffer = sums_buffer + turn % 2 * (kDecodeWarps * kTileSums);
-        float sum = join_warps(sums, buffer, warp, lane);
+        if (mine && (turn > 0 || !Epilogue::kReadyEarly))
+            ready = epilogue.prepare(0, panel, at.r, at.column);
+        float sums[terms][4] = {};
+        stream.template multiply<terms>(sums, activations, panel_at);
+        float* const buffer = sums_buffer + turn % 2 * (kDecodeWarps * terms * kTileSums);
+        float sum = join_warps<terms>(sums, buffer, activations);
         bool whole = true;
         if (splits.count > 1) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
@@ -157,44 +185,52 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
         }
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            const SumPlace at = sum_place(threadIdx.x);
-            if (whole && at.low && at.column < rows) epilogue(0, panel, at.r, at.column, sum, high);
+            if (whole && mine) epilogue(ready, 0, panel, at.r, at.column, sum, high);
         }
     }
     epilogue.finish();
 }
 
 template <int terms>
-size_t dense_decode_shared_bytes(int rows, int columns) {
-    return kDecodeSumBytes + SharedRows<terms>::bytes(rows, columns);
+size_t dense_decode_shared_bytes(int ring_bytes, int rows, int columns) {
+    return ring_bytes + kDecodeSumBytes<terms> + SharedRows<terms>::bytes(rows, columns);
 }
 
 // Rows that one launch can hold, of kDecodeRows at most.
 template <int terms>
 int dense_decode_rows(const Device& device, int columns) {
     int rows = kDecodeRows;
-    while (rows > 1 && dense_decode_shared_bytes<terms>(rows, columns) > device.shared_limit)
+    while (rows > 1 &&
+           dense_decode_shared_bytes<terms>(kShallowRing, rows, columns) > device.shared_limit)
         --rows;
     return rows;
 }
 
-// Launches over `rows` rows. More panels than fill the device some times over go round in turns,
-// so that a block fills its activations but once.
+template <int terms, int ring_bytes, class Input, class Epilogue>
+void launch_dense_ring(const Device& device, const Matrix& m, const Input& input,
+                       const Epilogue& epilogue, const Splits& splits, int rows, int columns) {
+    const auto kernel = dense_decode<terms, ring_bytes, Input, Epilogue>;
+    const size_t shared = dense_decode_shared_bytes<terms>(ring_bytes, rows, columns);
+    int resident = 1;
+    if (ring_bytes != kDeepRing)
+        resident =
+            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
+    const int blocks = min(panel_count(m.rows), resident * device.multiprocessors);
+    launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
+           epilogue, splits, rows);
+}
+
+// Launches over `rows` rows.
 template <int terms, class Input, class Epilogue>
 void launch_dense_decode(const Device& device, const Matrix& m, const Input& input,
                          const Epilogue& epilogue, const Splits& splits, int rows) {
-    constexpr int kSomeTimes = 8;
-    const auto kernel = dense_decode<terms, Input, Epilogue>;
     const int columns = (m.columns / kTileColumns + splits.count - 1) / splits.count * kTileColumns;
-    const size_t shared = dense_decode_shared_bytes<terms>(rows, columns);
-    const int panels = panel_count(m.rows);
-    int blocks = panels;
-    if (panels > kSomeTimes * device.multiprocessors)
-        blocks =
-            device.multiprocessors *
-            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
-           epilogue, splits, rows);
+    const bool deep = dense_decode_shared_bytes<terms>(kDeepRing, rows, columns) <=
+                      device.shared_limit;
+    if (deep)
+        launch_dense_ring<terms, kDeepRing>(device, m, input, epilogue, splits, rows, columns);
+    else
+        launch_dense_ring<terms, kShallowRing>(device, m, input, epilogue, splits, rows, columns);
 }
 
 }  // namespace gptoss::cuda

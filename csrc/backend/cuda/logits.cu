@@ -7,10 +7,13 @@ namespace gptoss::cuda {
 namespace {
 
 struct LogitsEpilogue {
+    struct Ready {};
+    static constexpr bool kReadyEarly = true;
     float* logits;
     int vocab;
 
-    __device__ void operator()(int, int panel, int r, int i, float low, float high) const {
+    __device__ Ready prepare(int, int, int, int) const { return {}; }
+    __device__ void operator()(Ready, int, int panel, int r, int i, float low, float high) const {
         const int row = panel * kTileRows + r;
         float* out = logits + size_t(i) * vocab;
         if (row < vocab) out[row] = low;

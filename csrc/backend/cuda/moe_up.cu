@@ -8,32 +8,51 @@
 namespace gptoss::cuda {
 namespace {
 
-template <int terms>
+// The decode form of moe_down reads f16 terms.
+template <int terms, bool f16>
 struct SwigluEpilogue {
+    struct Ready {
+        float bias[2];
+    };
+    static constexpr bool kChosenBefore = false;
     const float* bias;  // [experts, 2 inner]   gates and ups in turn, as published
     std::byte* act;
     int inner;
     float limit;
 
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        const int i = panel * 8 + r;
+        if (i >= inner) return {};
+        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        return {{b[0], b[1]}};
+    }
+
     // min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons
     // that keep a NaN.
-    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float gate,
+                               float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;
-        const float* b = bias + (size_t(expert) * inner + i) * 2;
-        gate += b[0];
-        up += b[1];
+        gate += ready.bias[0];
+        up += ready.bias[1];
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up < -limit ? -limit : up;
         const float value = gate / (1 + expf(-1.702f * gate)) * (up + 1);
         uint16_t* out = reinterpret_cast<uint16_t*>(act + pair * own_row_bytes<terms>(inner)) + i;
         uint32_t parts[terms];
-        split<terms>(value, 0, parts);
+        if constexpr (f16)
+            split_f16<terms>(value, 0, parts);
+        else
+            split<terms>(value, 0, parts);
 #pragma unroll
         for (int term = 0; term < terms; ++term)
             out[size_t(term) * inner] = static_cast<uint16_t>(parts[term]);
     }
-    __device__ void finish_panel(int, int) const {}
+    __device__ void finish(int, int, int, int) const {}
+    // Prefill form.
+    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+        (*this)(prepare(expert, panel, r, pair), expert, panel, r, pair, gate, up);
+    }
 };
 
 template <int terms>
@@ -45,7 +64,7 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
         const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, a.top_k};
         launch_prefill<Mxfp4Tiles, terms, pair_tile_rows(terms) / 8>(
             device, a.weight, h, rows, pair_tiles(a.tokens * a.top_k, a.experts, terms),
-            SwigluEpilogue<terms>{a.bias, act, a.inner, a.limit});
+            SwigluEpilogue<terms, false>{a.bias, act, a.inner, a.limit});
         return;
     }
     const int most = moe_decode_tokens<terms>(device, a.hidden);
@@ -55,8 +74,8 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
                                  tokens * a.top_k, a.top_k};
         launch_moe_decode<terms>(
             device, a.weight, rows, tokens,
-            SwigluEpilogue<terms>{a.bias, act + pairs * own_row_bytes<terms>(a.inner), a.inner,
-                                  a.limit});
+            SwigluEpilogue<terms, true>{a.bias, act + pairs * own_row_bytes<terms>(a.inner),
+                                        a.inner, a.limit});
     }
 }
 

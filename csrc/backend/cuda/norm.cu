@@ -37,13 +37,13 @@ __global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs a, std::by
 }
 
 __global__ __launch_bounds__(kThreads) void read_rows_kernel(const uint16_t* own, int columns,
-                                                             int terms, float* out) {
+                                                             int terms, bool f16, float* out) {
     wait_for_earlier_kernels();
     for (int k = threadIdx.x; k < columns; k += kThreads) {
         float sum = 0;  // smallest first, as it was split
         for (int term = terms - 1; term >= 0; --term) {
-            const size_t at = (size_t(blockIdx.x) * terms + term) * columns + k;
-            sum += __uint_as_float(uint32_t{own[at]} << 16);
+            const uint32_t value = own[(size_t(blockIdx.x) * terms + term) * columns + k];
+            sum += f16 ? unpack_f16(value).x : __uint_as_float(value << 16);
         }
         out[size_t(blockIdx.x) * columns + k] = sum;
     }
@@ -58,9 +58,9 @@ void norm_rows(const Device& device, const NormArgs& args, std::byte* own) {
 }
 
 void read_rows(const Device& device, const std::byte* own, int rows, int columns, int terms,
-               float* out) {
+               bool f16, float* out) {
     launch(device, read_rows_kernel, dim3(rows), dim3(kThreads), 0,
-           reinterpret_cast<const uint16_t*>(own), columns, terms, out);
+           reinterpret_cast<const uint16_t*>(own), columns, terms, f16, out);
 }
 
 }  // namespace gptoss::cuda

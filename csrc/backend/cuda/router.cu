@@ -90,10 +90,13 @@ __device__ void choose(const Choice& c, int row, int lane) {
 
 // Decode form: the shares stay where the blocks put them until all have come.
 struct ChoosingEpilogue {
+    struct Ready {};
+    static constexpr bool kReadyEarly = true;
     unsigned* arrived;
     Choice choice;
 
-    __device__ void operator()(int, int, int, int, float, float) const {}
+    __device__ Ready prepare(int, int, int, int) const { return {}; }
+    __device__ void operator()(Ready, int, int, int, int, float, float) const {}
     __device__ void finish() const {
         if (!arrive_last(arrived, gridDim.x * gridDim.y)) return;
         const int lane = threadIdx.x % kWarp;

@@ -37,9 +37,9 @@ struct NormArgs {
 };
 // norm.cu: rows of float in the backend's own form.
 void norm_rows(const Device& device, const NormArgs& args, std::byte* own);
-// For tests: the other way, without the norm.
+// For tests: the other way, without the norm; f16: of f16 terms.
 void read_rows(const Device& device, const std::byte* own, int rows, int columns, int terms,
-               float* out);
+               bool f16, float* out);
 
 // sort_pairs.cu: fills scratch.sorted, tiles and tile_count.
 void sort_pairs(const Device& device, const int* expert, int pairs, int experts, int terms,
@@ -53,6 +53,8 @@ inline int pair_tiles(int pairs, int experts, int terms) {
 
 // read.cu: reads the range and keeps almost nothing, to measure how fast that is.
 void read_memory(const Device& device, const std::byte* data, size_t bytes, float* out);
+// Copies, for the same reason.
+void copy_memory(const Device& device, const std::byte* from, std::byte* to, size_t bytes);
 
 void embed(const Device& device, const EmbedArgs& args);
 void qkv(const Device& device, Precision precision, const QkvArgs& args, const Scratch& scratch);
