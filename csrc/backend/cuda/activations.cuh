@@ -57,9 +57,9 @@ struct SharedRows {
     }
     // Which of the matrix unit's columns; eight make a group.
     __device__ int column(int term, int row) const { return term * rows + row; }
-    __device__ int groups() const { return (terms * rows + kDecodeRows - 1) / kDecodeRows; }
+    __device__ int tile_bytes() const { return terms * rows * (kTileColumns * 2); }
     __device__ std::byte* at(int tile, int term, int row) const {
-        return data + (tile * terms * rows + column(term, row)) * (kTileColumns * 2);
+        return data + tile * tile_bytes() + column(term, row) * (kTileColumns * 2);
     }
     // Columns k and k + 1 of a row.
     __device__ void put(int row, int k, float low, float high) const {
@@ -70,11 +70,34 @@ struct SharedRows {
             *reinterpret_cast<uint32_t*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
                 parts[i];
     }
-    __device__ uint4 operand(int tile, int group, int lane) const {
-        const int column = group * kDecodeRows + lane / 4;
-        if (column >= terms * rows) return make_uint4(0, 0, 0, 0);
-        return *reinterpret_cast<const uint4*>(
-            data + (tile * terms * rows + column) * (kTileColumns * 2) + lane % 4 * 16);
+};
+
+// Groups that so many rows make: a kernel is made for one and for all that there can be.
+template <int terms>
+__host__ __device__ constexpr int group_count(int rows) {
+    return terms * rows <= kDecodeRows ? 1 : terms;
+}
+
+// Where a lane's operands lie. Those of columns that no row has are zeros.
+template <int groups>
+struct Operands {
+    const std::byte* first[groups];  // of tile 0
+    int stride[groups];              // bytes from tile to tile
+
+    // `zeros` are 64 bytes of shared memory.
+    template <int terms>
+    __device__ __forceinline__ Operands(const SharedRows<terms>& rows, const std::byte* zeros,
+                                        int lane) {
+#pragma unroll
+        for (int g = 0; g < groups; ++g) {
+            const int column = g * kDecodeRows + lane / 4;
+            const bool there = column < terms * rows.rows;
+            first[g] = (there ? rows.data + column * (kTileColumns * 2) : zeros) + lane % 4 * 16;
+            stride[g] = there ? rows.tile_bytes() : 0;
+        }
+    }
+    __device__ __forceinline__ uint4 load(int tile, int group) const {
+        return *reinterpret_cast<const uint4*>(first[group] + tile * stride[group]);
     }
 };
 

@@ -15,15 +15,25 @@ namespace gptoss::cuda {
 constexpr int kDecodeWarps = 8;
 constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
-// Bytes of a block's weights under way. So many that one multiprocessor in flight is enough, and
-// that the blocks of the kernel that follows fit beside, with theirs; fewer where shared memory is
-// short.
-constexpr int kDeepRing = 80 * 1024;
-constexpr int kShallowRing = 27 * 1024;
+// Bytes of shared memory for two sets of sums of all warps, in turn, and for zeros.
+constexpr size_t kZeroBytes = 64;
+template <int groups>
+constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * groups * kTileSums * sizeof(float) + kZeroBytes;
 
-// Bytes of shared memory for two sets of sums of all warps, in turn.
-template <int terms>
-constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * terms * kTileSums * sizeof(float);
+// What a block has beside its ring: sums, then zeros.
+template <int groups>
+struct DecodeSums {
+    float* sums;
+    std::byte* zeros;
+
+    __device__ explicit DecodeSums(std::byte* at)
+        : sums(reinterpret_cast<float*>(at)), zeros(at + kDecodeSumBytes<groups> - kZeroBytes) {
+        if (threadIdx.x < kZeroBytes / 4) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
+    }
+    __device__ float* set(int turn) const {
+        return sums + turn % 2 * (kDecodeWarps * groups * kTileSums);
+    }
+};
 
 // What a warp copies and multiplies at once: 1 KiB, two times 16 bytes a lane, and its scales.
 template <class Tiles>
@@ -51,19 +61,18 @@ struct Chunk {
     }
 };
 
-// sums += a chunk of bf16 weights times the rows, whose tile `tile` is the chunk's first.
-template <int terms>
-__device__ __forceinline__ void multiply_chunk(float (&sums)[terms][4], const std::byte* slot,
-                                               int tile, const SharedRows<terms>& rows, int lane,
+// sums += a chunk of bf16 weights times the rows, from their tile `tile` on.
+template <int terms, int groups>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const std::byte* slot,
+                                               int tile, const Operands<groups>& rows, int lane,
                                                Chunk<Bf16Tiles>) {
     const uint4 first = *reinterpret_cast<const uint4*>(slot + lane * 16);
     const uint4 second = *reinterpret_cast<const uint4*>(slot + lane * 16 + 512);
     const uint32_t a[2][4] = {{first.x, first.y, first.z, first.w},
                               {second.x, second.y, second.z, second.w}};
 #pragma unroll
-    for (int g = 0; g < terms; ++g) {
-        if (g >= rows.groups()) break;
-        const uint4 b = rows.operand(tile, g, lane);
+    for (int g = 0; g < groups; ++g) {
+        const uint4 b = rows.load(tile, g);
         if constexpr (terms <= kFastTerms) {
             mma_bf16(sums[g], a[0], b.x, b.y);
             mma_bf16(sums[g], a[1], b.z, b.w);
@@ -81,9 +90,9 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[terms][4], const st
 
 // The same of MXFP4 weights and rows of f16 terms: a tile is 32 columns, as a scale is, so that the
 // scale comes in once a sum.
-template <int terms>
-__device__ __forceinline__ void multiply_chunk(float (&sums)[terms][4], const std::byte* slot,
-                                               int tile, const SharedRows<terms>& rows, int lane,
+template <int terms, int groups>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const std::byte* slot,
+                                               int tile, const Operands<groups>& rows, int lane,
                                                Chunk<Mxfp4Tiles> chunk) {
 #pragma unroll
     for (int step = 0; step < chunk.kSteps; ++step) {
@@ -102,9 +111,8 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[terms][4], const st
             const float low_scale = Mxfp4Tiles::small_scale(scales, 2 * t);
             const float high_scale = Mxfp4Tiles::small_scale(scales, 2 * t + 1);
 #pragma unroll
-            for (int g = 0; g < terms; ++g) {
-                if (g >= rows.groups()) break;
-                const uint4 b = rows.operand(tile + 2 * step + t, g, lane);
+            for (int g = 0; g < groups; ++g) {
+                const uint4 b = rows.load(tile + 2 * step + t, g);
                 float part[4] = {};
                 mma_f16(part, a[0], b.x, b.y);
                 mma_f16(part, a[1], b.z, b.w);
@@ -117,65 +125,62 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[terms][4], const st
     }
 }
 
-// A warp's way through chunks [begin, end) of the block's items, each a panel: its own are those
-// numbered begin + warp, begin + warp + 8 and so on of each.
-template <class Tiles, int ring_bytes>
+// A warp's way through chunks [0, chunks) of the block's items, each a panel or a part of one: its
+// own are those numbered warp, warp + 8 and so on of each. Way is where the items' panels lie: bool
+// next(Panel&) goes on to the next one, false past the last.
+template <class Tiles, int ring_bytes, class Way>
 struct WeightStream {
     using Piece = Chunk<Tiles>;
     static constexpr int kSlots = ring_bytes / kDecodeWarps / Piece::kBytes;
     static_assert(kSlots >= 2);
 
     std::byte* ring;  // this warp's
-    int lane, warp, begin, end, steps;
-    int last_item, stride;
+    int lane, warp, chunks, steps;
+    Way way;
 
     Panel panel = {};  // of the next chunk to be copied
-    int item, chunk;
+    int chunk;
+    bool more;
     int slot = 0;  // of the next chunk to be multiplied
 
-    // Starts the first copies. panel_at(item) is a Panel, for items from `first` on to `last`.
-    template <class PanelAt>
-    __device__ __forceinline__ void start(std::byte* shared, int first, int last, int item_stride,
-                                          const PanelAt& panel_at) {
-        lane = threadIdx.x % kWarp;
-        warp = threadIdx.x / kWarp;
+    // Starts the first copies.
+    __device__ __forceinline__ WeightStream(std::byte* shared, int chunk_count, int step_count,
+                                            const Way& panels)
+        : lane(threadIdx.x % kWarp),
+          warp(threadIdx.x / kWarp),
+          chunks(chunk_count),
+          steps(step_count),
+          way(panels) {
         ring = shared + warp * (kSlots * Piece::kBytes);
-        item = first;
-        last_item = last;
-        stride = item_stride;
-        chunk = begin + warp;
-        if (chunk >= end) item = last_item;  // nothing of any panel
-        if (item < last_item) panel = panel_at(item);
-#pragma unroll
-        for (int i = 0; i < kSlots; ++i) copy(i, panel_at);
+        chunk = warp;
+        more = chunk < chunks && way.next(panel);  // it may have nothing of any panel
+#pragma unroll 1
+        for (int i = 0; i < kSlots; ++i) copy(i);
     }
 
-    template <class PanelAt>
-    __device__ __forceinline__ void copy(int to, const PanelAt& panel_at) {
-        if (item < last_item) {
+    __device__ __forceinline__ void copy(int to) {
+        if (more) {
             Piece::copy(ring + to * Piece::kBytes, panel, chunk, steps, lane);
             chunk += kDecodeWarps;
-            if (chunk >= end) {
-                chunk = begin + warp;
-                item += stride;
-                if (item < last_item) panel = panel_at(item);
+            if (chunk >= chunks) {
+                chunk = warp;
+                more = way.next(panel);
             }
         }
         copy_async_commit();
     }
 
-    // sums += this warp's share of one item; the rows begin with chunk `begin`.
-    template <int terms, class PanelAt>
-    __device__ __forceinline__ void multiply(float (&sums)[terms][4],
-                                             const SharedRows<terms>& rows,
-                                             const PanelAt& panel_at) {
-        for (int at = begin + warp; at < end; at += kDecodeWarps) {
+    // sums += this warp's share of one item.
+    template <int terms, int groups>
+    __device__ __forceinline__ void multiply(float (&sums)[groups][4],
+                                             const Operands<groups>& rows) {
+        for (int at = warp; at < chunks; at += kDecodeWarps) {
             copy_async_wait<kSlots - 1>();
             if constexpr (Piece::kScaleBytes > 0) __syncwarp();  // scales come by other lanes
-            multiply_chunk<terms>(sums, ring + slot * Piece::kBytes, (at - begin) * Piece::kTiles,
-                                  rows, lane, Piece{});
+            multiply_chunk<terms, groups>(sums, ring + slot * Piece::kBytes, at * Piece::kTiles,
+                                          rows, lane, Piece{});
             if constexpr (Piece::kScaleBytes > 0) __syncwarp();
-            copy(slot, panel_at);
+            copy(slot);
             slot = slot + 1 < kSlots ? slot + 1 : 0;
         }
     }
@@ -199,13 +204,12 @@ __device__ __forceinline__ int sum_index(int r, int column) {
 
 // Adds the terms' and the warps' sums in order. Threads below kTileSums get sum number threadIdx.x
 // (sum_place), of the rows there are. One barrier; `buffer` must not be that of the call before.
-template <int terms>
-__device__ __forceinline__ float join_warps(const float (&sums)[terms][4], float* buffer,
+template <int terms, int groups>
+__device__ __forceinline__ float join_warps(const float (&sums)[groups][4], float* buffer,
                                             const SharedRows<terms>& rows) {
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
-    for (int g = 0; g < terms; ++g) {
-        if (g >= rows.groups()) break;
+    for (int g = 0; g < groups; ++g) {
         float* mine = buffer + (g * kDecodeWarps + warp) * kTileSums + lane * 4;
         *reinterpret_cast<float4*>(mine) =
             make_float4(sums[g][0], sums[g][1], sums[g][2], sums[g][3]);

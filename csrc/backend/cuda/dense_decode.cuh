@@ -111,31 +111,50 @@ struct NormedRows {
     }
 };
 
-// Weights that a block asks the second-level cache for, beyond those it has room for, while it
-// waits for its input.
-constexpr int kAheadBytes = 96 * 1024;
+// Bytes of a block's weights under way: so many that one block a multiprocessor is enough, and that
+// the blocks of the kernel that follows fit beside, with theirs; fewer where shared memory is short.
+constexpr int kDenseRing = 80 * 1024;
+constexpr int kShortDenseRing = 24 * 1024;
 
-template <class Tiles>
-__device__ __forceinline__ void prefetch_panels(const Matrix& m, int begin, int end) {
-    constexpr int kChunkBytes = 1024;
-    if (threadIdx.x != 0) return;
-    int under_way = kDeepRing, left = kAheadBytes;
-    for (int panel = blockIdx.x; panel < panel_count(m.rows) && left > 0; panel += gridDim.x) {
-        const int bytes = (end - begin) * kChunkBytes, skipped = min(bytes, under_way);
-        const int wanted = min(bytes - skipped, left);
-        if (wanted > 0)
-            prefetch_l2(panel_of<Tiles>(m, 0, panel).data + begin * kChunkBytes + skipped, wanted);
-        under_way -= skipped;
-        left -= wanted;
+// A block's way through a matrix: every so many panels.
+struct DenseWay {
+    const std::byte* data;  // of the next panel
+    int left;               // panels
+    size_t stride;          // bytes
+
+    __device__ __forceinline__ DenseWay(const Matrix& m, int begin) {
+        const size_t panel_bytes = step_count<Bf16Tiles>(m.columns) * Bf16Tiles::kStepBytes;
+        const int panels = panel_count(m.rows), first = blockIdx.x, blocks = gridDim.x;
+        data = m.data + first * panel_bytes + begin * Bf16Tiles::kStepBytes;
+        left = (panels - first + blocks - 1) / blocks;
+        stride = blocks * panel_bytes;
     }
-}
+    __device__ __forceinline__ bool next(Panel& panel) {
+        if (left-- <= 0) return false;
+        panel.data = data;
+        data += stride;
+        return true;
+    }
+    // Asks the second-level cache for panels beyond what the ring has room for.
+    __device__ __forceinline__ void prefetch(int bytes) const {
+        constexpr int kAhead = 96 * 1024;
+        int under_way = kDenseRing, wanted = kAhead;
+        const std::byte* at = data;
+        for (int i = 0; i < left && wanted > 0; ++i, at += stride) {
+            const int skipped = min(bytes, under_way), size = min(bytes - skipped, wanted);
+            if (size > 0) prefetch_l2(at + skipped, size);
+            under_way -= skipped;
+            wanted -= size;
+        }
+    }
+};
 
 // Epilogue: Ready prepare(int expert, int panel, int r, int column) loads what the sums of rows r
 // and r + 8 will be joined with, while the weights are on their way; with kReadyEarly, what no
 // earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int column,
 // float low, float high) with the sums (expert 0), and void finish() by all threads of every block
 // at its end.
-template <int terms, int ring_bytes, class Input, class Epilogue>
+template <int terms, int groups, int ring_bytes, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,
                                                                   int rows) {
@@ -145,33 +164,31 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
     const int begin = steps * blockIdx.y / splits.count;
     const int end = steps * (blockIdx.y + 1) / splits.count;
     std::byte* const shared = shared_memory();
-    float* const sums_buffer = reinterpret_cast<float*>(shared + ring_bytes);
-    const SharedRows<terms> activations = {shared + ring_bytes + kDecodeSumBytes<terms>, rows};
+    const DecodeSums<groups> buffers(shared + ring_bytes);
+    const SharedRows<terms> activations = {shared + ring_bytes + kDecodeSumBytes<groups>, rows};
+    const Operands<groups> operands(activations, buffers.zeros, threadIdx.x % kWarp);
 
-    const auto panel_at = [&](int panel) { return panel_of<Tiles>(m, 0, panel); };
-    WeightStream<Tiles, ring_bytes> stream;
-    stream.begin = begin;
-    stream.end = end;
-    stream.steps = steps;
-    stream.start(shared, blockIdx.x, panels, gridDim.x, panel_at);
-    if (ring_bytes == kDeepRing) prefetch_panels<Tiles>(m, begin, end);
+    const DenseWay way(m, begin);
+    WeightStream<Tiles, ring_bytes, DenseWay> stream(shared, end - begin, steps, way);
+    if (ring_bytes == kDenseRing && threadIdx.x == 0)
+        way.prefetch((end - begin) * Tiles::kStepBytes);
     input.prefetch(m.columns);
     const SumPlace at = sum_place(threadIdx.x);
     const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows;
     typename Epilogue::Ready ready = {};
     if (mine && Epilogue::kReadyEarly) ready = epilogue.prepare(0, blockIdx.x, at.r, at.column);
     wait_for_earlier_kernels();
-    input.fill(activations, begin * Tiles::kColumns, end * Tiles::kColumns, m.columns, sums_buffer);
+    input.fill(activations, begin * Tiles::kColumns, end * Tiles::kColumns, m.columns,
+               buffers.sums);
     __syncthreads();
 
     int turn = 0;
     for (int panel = blockIdx.x; panel < panels; panel += gridDim.x, ++turn) {
         if (mine && (turn > 0 || !Epilogue::kReadyEarly))
             ready = epilogue.prepare(0, panel, at.r, at.column);
-        float sums[terms][4] = {};
-        stream.template multiply<terms>(sums, activations, panel_at);
-        float* const buffer = sums_buffer + turn % 2 * (kDecodeWarps * terms * kTileSums);
-        float sum = join_warps<terms>(sums, buffer, activations);
+        float sums[groups][4] = {};
+        stream.template multiply<terms>(sums, operands);
+        float sum = join_warps<terms>(sums, buffers.set(turn), activations);
         bool whole = true;
         if (splits.count > 1) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
@@ -193,7 +210,8 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
 
 template <int terms>
 size_t dense_decode_shared_bytes(int ring_bytes, int rows, int columns) {
-    return ring_bytes + kDecodeSumBytes<terms> + SharedRows<terms>::bytes(rows, columns);
+    const size_t sums = group_count<terms>(rows) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
+    return ring_bytes + sums + SharedRows<terms>::bytes(rows, columns);
 }
 
 // Rows that one launch can hold, of kDecodeRows at most.
@@ -201,23 +219,9 @@ template <int terms>
 int dense_decode_rows(const Device& device, int columns) {
     int rows = kDecodeRows;
     while (rows > 1 &&
-           dense_decode_shared_bytes<terms>(kShallowRing, rows, columns) > device.shared_limit)
+           dense_decode_shared_bytes<terms>(kShortDenseRing, rows, columns) > device.shared_limit)
         --rows;
     return rows;
-}
-
-template <int terms, int ring_bytes, class Input, class Epilogue>
-void launch_dense_ring(const Device& device, const Matrix& m, const Input& input,
-                       const Epilogue& epilogue, const Splits& splits, int rows, int columns) {
-    const auto kernel = dense_decode<terms, ring_bytes, Input, Epilogue>;
-    const size_t shared = dense_decode_shared_bytes<terms>(ring_bytes, rows, columns);
-    int resident = 1;
-    if (ring_bytes != kDeepRing)
-        resident =
-            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    const int blocks = min(panel_count(m.rows), resident * device.multiprocessors);
-    launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
-           epilogue, splits, rows);
 }
 
 // Launches over `rows` rows.
@@ -225,12 +229,24 @@ template <int terms, class Input, class Epilogue>
 void launch_dense_decode(const Device& device, const Matrix& m, const Input& input,
                          const Epilogue& epilogue, const Splits& splits, int rows) {
     const int columns = (m.columns / kTileColumns + splits.count - 1) / splits.count * kTileColumns;
-    const bool deep = dense_decode_shared_bytes<terms>(kDeepRing, rows, columns) <=
-                      device.shared_limit;
-    if (deep)
-        launch_dense_ring<terms, kDeepRing>(device, m, input, epilogue, splits, rows, columns);
+    const bool one = group_count<terms>(rows) == 1;
+    const auto launch_ring = [&](auto ring) {
+        constexpr int kRing = ring();
+        const auto kernel = one ? dense_decode<terms, 1, kRing, Input, Epilogue>
+                                : dense_decode<terms, terms, kRing, Input, Epilogue>;
+        const size_t shared = dense_decode_shared_bytes<terms>(kRing, rows, columns);
+        int resident = 1;
+        if (kRing != kDenseRing)
+            resident = resident_blocks(device, reinterpret_cast<const void*>(kernel),
+                                       kDecodeThreads, shared);
+        const int blocks = min(panel_count(m.rows), resident * device.multiprocessors);
+        launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
+               epilogue, splits, rows);
+    };
+    if (dense_decode_shared_bytes<terms>(kDenseRing, rows, columns) <= device.shared_limit)
+        launch_ring(std::integral_constant<int, kDenseRing>());
     else
-        launch_dense_ring<terms, kShallowRing>(device, m, input, epilogue, splits, rows, columns);
+        launch_ring(std::integral_constant<int, kShortDenseRing>());
 }
 
 }  // namespace gptoss::cuda

@@ -97,20 +97,43 @@ __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const Ex
     }
 }
 
+// Bytes of a block's weights under way. There are two blocks a multiprocessor, since decoding MXFP4
+// takes as many instructions as it does, and those of the kernel that follows fit beside.
+constexpr int kMoeRing = 34 * 1024;
+constexpr int kShortMoeRing = 20 * 1024;
+
 // What a block's shared memory holds.
-template <int terms, int ring_bytes>
+template <int terms, int groups, int ring_bytes>
 struct MoeShared {
     std::byte* ring = shared_memory();
-    float* sums = reinterpret_cast<float*>(ring + ring_bytes);
-    ChosenExperts& chosen =
-        *reinterpret_cast<ChosenExperts*>(ring + ring_bytes + kDecodeSumBytes<terms>);
-    std::byte* rows = ring + ring_bytes + kDecodeSumBytes<terms> + kChosenBytes;
+    std::byte* sums = ring + ring_bytes;
+    ChosenExperts& chosen = *reinterpret_cast<ChosenExperts*>(sums + kDecodeSumBytes<groups>);
+    std::byte* rows = sums + kDecodeSumBytes<groups> + kChosenBytes;
+};
 
-    static size_t bytes(int tokens, int columns) {
-        constexpr int kColumns = Chunk<Mxfp4Tiles>::kColumns;
-        const int padded = (columns + kColumns - 1) / kColumns * kColumns;
-        return ring_bytes + kDecodeSumBytes<terms> + kChosenBytes +
-               SharedRows<terms>::bytes(tokens, padded);
+template <int terms>
+size_t moe_decode_shared_bytes(int ring_bytes, int tokens, int columns) {
+    constexpr int kColumns = Chunk<Mxfp4Tiles>::kColumns;
+    const int padded = (columns + kColumns - 1) / kColumns * kColumns;
+    const size_t sums =
+        group_count<terms>(tokens) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
+    return ring_bytes + sums + kChosenBytes + SharedRows<terms>::bytes(tokens, padded);
+}
+
+// A block's way through its stretch of the chosen experts' panels.
+struct MoeWay {
+    const Matrix& m;
+    const int* expert;
+    int panels, index, panel, left;
+
+    __device__ __forceinline__ bool next(Panel& out) {
+        if (left-- <= 0) return false;
+        if (panel == panels) {
+            panel = 0;
+            ++index;
+        }
+        out = panel_of<Mxfp4Tiles>(m, expert[index], panel++);
+        return true;
     }
 };
 
@@ -118,13 +141,14 @@ struct MoeShared {
 // int panels, int experts) by all threads for the block's items.
 // Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one began:
 // it lets the next one start only after it has waited itself.
-template <int terms, int ring_bytes, class Epilogue>
-__global__ __launch_bounds__(kDecodeThreads, ring_bytes == kDeepRing || terms > kFastTerms ? 1 : 2)
-    void moe_decode(Matrix m, ExpertRows in, Epilogue epilogue) {
+template <int terms, int groups, int ring_bytes, class Epilogue>
+__global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decode(
+    Matrix m, ExpertRows in, Epilogue epilogue) {
     using Tiles = Mxfp4Tiles;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
     const int chunks = (steps + Chunk<Tiles>::kSteps - 1) / Chunk<Tiles>::kSteps;
-    const MoeShared<terms, ring_bytes> shared;
+    const MoeShared<terms, groups, ring_bytes> shared;
+    const DecodeSums<groups> buffers(shared.sums);
     ChosenExperts& chosen = shared.chosen;
 
     if (!Epilogue::kChosenBefore) wait_for_earlier_kernels();
@@ -133,39 +157,34 @@ __global__ __launch_bounds__(kDecodeThreads, ring_bytes == kDeepRing || terms > 
     const int items = chosen.count * panels;
     const int begin = static_cast<int>(int64_t{items} * blockIdx.x / gridDim.x);
     const int end = static_cast<int>(int64_t{items} * (blockIdx.x + 1) / gridDim.x);
-    const auto panel_at = [&](int item) {
-        return panel_of<Tiles>(m, chosen.expert[item / panels], item % panels);
-    };
-    WeightStream<Tiles, ring_bytes> stream;
-    stream.begin = 0;
-    stream.end = chunks;
-    stream.steps = steps;
-    stream.start(shared.ring, begin, end, 1, panel_at);
+    int index = begin / panels, panel = begin % panels;
+    WeightStream<Tiles, ring_bytes, MoeWay> stream(
+        shared.ring, chunks, steps, MoeWay{m, chosen.expert, panels, index, panel, end - begin});
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
-    int at_hand = -1;
-    for (int item = begin; item < end; ++item) {
-        const int index = item / panels;
-        if (index != at_hand) {
+    for (int item = begin; item < end; ++item, ++panel) {
+        if (item == begin || panel == panels) {
+            if (panel == panels) {
+                panel = 0;
+                ++index;
+            }
             __syncthreads();
-            if (threadIdx.x < kWarp) chosen.take(in, index, at_hand < 0, threadIdx.x);
+            if (threadIdx.x < kWarp) chosen.take(in, index, item == begin, threadIdx.x);
             __syncthreads();
             if (!chosen.same)
                 fill_rows(SharedRows<terms>{shared.rows, chosen.rows}, in, chosen.input, m.columns,
                           chunks * Chunk<Tiles>::kColumns);
             __syncthreads();
-            at_hand = index;
         }
         const SharedRows<terms> rows = {shared.rows, chosen.rows};
         const SumPlace at = sum_place(threadIdx.x);
         const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
-        const int expert = chosen.expert[index], panel = item % panels;
-        const int pair = mine ? chosen.pair[at.column] : 0;
+        const int expert = chosen.expert[index], pair = mine ? chosen.pair[at.column] : 0;
         typename Epilogue::Ready ready = {};
         if (mine) ready = epilogue.prepare(expert, panel, at.r, pair);
-        float sums[terms][4] = {};
-        stream.template multiply<terms>(sums, rows, panel_at);
-        float* const buffer = shared.sums + item % 2 * (kDecodeWarps * terms * kTileSums);
-        const float sum = join_warps<terms>(sums, buffer, rows);
+        float sums[groups][4] = {};
+        stream.template multiply<terms>(
+            sums, Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
+        const float sum = join_warps<terms>(sums, buffers.set(item), rows);
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
             if (mine) epilogue(ready, expert, panel, at.r, pair, sum, high);
@@ -180,31 +199,30 @@ template <int terms>
 int moe_decode_tokens(const Device& device, int columns) {
     int tokens = kDecodeRows;
     while (tokens > 1 &&
-           MoeShared<terms, kShallowRing>::bytes(tokens, columns) > device.shared_limit)
+           moe_decode_shared_bytes<terms>(kShortMoeRing, tokens, columns) > device.shared_limit)
         --tokens;
     return tokens;
-}
-
-template <int terms, int ring_bytes, class Epilogue>
-void launch_moe_ring(const Device& device, const Matrix& m, const ExpertRows& in, int tokens,
-                     const Epilogue& epilogue) {
-    const auto kernel = moe_decode<terms, ring_bytes, Epilogue>;
-    const size_t shared = MoeShared<terms, ring_bytes>::bytes(tokens, m.columns);
-    int resident = 1;
-    if (ring_bytes != kDeepRing)
-        resident =
-            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    const int blocks = min(resident * device.multiprocessors, in.pairs * panel_count(m.rows));
-    launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
 }
 
 template <int terms, class Epilogue>
 void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& in, int tokens,
                        const Epilogue& epilogue) {
-    if (MoeShared<terms, kDeepRing>::bytes(tokens, m.columns) <= device.shared_limit)
-        launch_moe_ring<terms, kDeepRing>(device, m, in, tokens, epilogue);
+    const bool one = group_count<terms>(tokens) == 1;
+    const auto launch_ring = [&](auto ring) {
+        constexpr int kRing = ring();
+        const auto kernel = one ? moe_decode<terms, 1, kRing, Epilogue>
+                                : moe_decode<terms, terms, kRing, Epilogue>;
+        const size_t shared = moe_decode_shared_bytes<terms>(kRing, tokens, m.columns);
+        const int resident =
+            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
+        const int blocks =
+            min(min(resident, 2) * device.multiprocessors, in.pairs * panel_count(m.rows));
+        launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
+    };
+    if (moe_decode_shared_bytes<terms>(kMoeRing, tokens, m.columns) <= device.shared_limit)
+        launch_ring(std::integral_constant<int, kMoeRing>());
     else
-        launch_moe_ring<terms, kShallowRing>(device, m, in, tokens, epilogue);
+        launch_ring(std::integral_constant<int, kShortMoeRing>());
 }
 
 }  // namespace gptoss::cuda
