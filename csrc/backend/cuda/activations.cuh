@@ -61,14 +61,15 @@ struct SharedRows {
     __device__ std::byte* at(int tile, int term, int row) const {
         return data + tile * tile_bytes() + column(term, row) * (kTileColumns * 2);
     }
-    // Columns k and k + 1 of a row.
-    __device__ void put(int row, int k, float low, float high) const {
-        uint32_t parts[terms];
-        split<terms>(low, high, parts);
+    // Columns k to k + 3 of a row.
+    __device__ void put_four(int row, int k, float4 v) const {
+        uint32_t low[terms], high[terms];
+        split<terms>(v.x, v.y, low);
+        split<terms>(v.z, v.w, high);
 #pragma unroll
         for (int i = 0; i < terms; ++i)
-            *reinterpret_cast<uint32_t*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
-                parts[i];
+            *reinterpret_cast<uint2*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
+                make_uint2(low[i], high[i]);
     }
 };
 

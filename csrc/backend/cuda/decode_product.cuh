@@ -174,6 +174,7 @@ struct WeightStream {
     template <int terms, int groups>
     __device__ __forceinline__ void multiply(float (&sums)[groups][4],
                                              const Operands<groups>& rows) {
+#pragma unroll 1
         for (int at = warp; at < chunks; at += kDecodeWarps) {
             copy_async_wait<kSlots - 1>();
             if constexpr (Piece::kScaleBytes > 0) __syncwarp();  // scales come by other lanes

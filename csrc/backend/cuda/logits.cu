@@ -8,7 +8,7 @@ namespace {
 
 struct LogitsEpilogue {
     struct Ready {};
-    static constexpr bool kReadyEarly = true;
+    static constexpr bool kReadyEarly = true, kSplits = false;
     float* logits;
     int vocab;
 
@@ -19,7 +19,6 @@ struct LogitsEpilogue {
         if (row < vocab) out[row] = low;
         if (row + 8 < vocab) out[row + 8] = high;
     }
-    __device__ void finish() const {}
 };
 
 template <int terms>
@@ -27,7 +26,7 @@ void run(const Device& device, const LogitsArgs& a) {
     const int most = dense_decode_rows<terms>(device, a.hidden);
     for (int first = 0; first < a.outputs; first += most)
         launch_dense_decode<terms>(device, a.weight,
-                                   NormedRows{a.x, a.row + first, a.norm, a.eps, nullptr},
+                                   NormedRows<false>{a.x, a.row + first, a.norm, a.eps},
                                    LogitsEpilogue{a.logits + size_t(first) * a.vocab, a.vocab},
                                    Splits{}, min(most, a.outputs - first));
 }

@@ -37,6 +37,7 @@ struct ChosenExperts {
         __syncthreads();
         if (i < in.pairs) {
             int earlier = 0;
+#pragma unroll 1
             for (int before = 0; before < i; ++before)
                 earlier |= pair_expert[before] == pair_expert[i];
             first[i] = !earlier;
@@ -44,6 +45,7 @@ struct ChosenExperts {
         __syncthreads();
         if (i < in.pairs) {
             int rank = 0;
+#pragma unroll 1
             for (int before = 0; before < i; ++before) rank += first[before];
             if (first[i]) expert[rank] = pair_expert[i];
             if (i == in.pairs - 1) count = rank + first[i];
@@ -55,6 +57,7 @@ struct ChosenExperts {
     __device__ void take(const ExpertRows& in, int index, bool first, int lane) {
         int taken = 0;
         bool differs = first;
+#pragma unroll 1
         for (int from = 0; from < in.pairs; from += kWarp) {
             const int i = from + lane;
             const bool here = i < in.pairs && pair_expert[i] == expert[index];
@@ -84,16 +87,32 @@ template <int terms>
 __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const ExpertRows& in,
                                           const int* input, int columns, int padded) {
     constexpr int kPiece = 8;  // values
-    const unsigned pieces = padded / kPiece, all = pieces * terms * out.rows;
-    for (unsigned i = threadIdx.x; i < all; i += kDecodeThreads) {
-        const unsigned k = i % pieces * kPiece, term = i / pieces % terms, row = i / pieces / terms;
-        const bool valid = k < static_cast<unsigned>(columns);
-        const std::byte* from = in.own + size_t(input[row]) * own_row_bytes<terms>(columns);
-        uint4 values = make_uint4(0, 0, 0, 0);
-        if (valid)
-            values = __ldcg(reinterpret_cast<const uint4*>(from + (size_t(term) * columns + k) * 2));
-        *reinterpret_cast<uint4*>(out.at(k / kTileColumns, term, row) + k % kTileColumns * 2) =
-            values;
+    constexpr int kLoads = 3;  // under way at once
+    const int pieces = padded / kPiece;
+    int piece = threadIdx.x, term = 0, row = 0;
+#pragma unroll 1
+    while (term < terms) {
+        uint4 value[kLoads];
+        std::byte* to[kLoads];
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n, piece += kDecodeThreads) {
+            while (piece >= pieces) {
+                piece -= pieces;
+                if (++row == out.rows) row = 0, ++term;
+            }
+            value[n] = make_uint4(0, 0, 0, 0);
+            to[n] = nullptr;
+            if (term >= terms) continue;
+            const int k = piece * kPiece;
+            to[n] = out.at(k / kTileColumns, term, row) + k % kTileColumns * 2;
+            const std::byte* own = in.own + size_t(input[row]) * own_row_bytes<terms>(columns);
+            if (k < columns)
+                value[n] = __ldcg(
+                    reinterpret_cast<const uint4*>(own + (size_t(term) * columns + k) * 2));
+        }
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n)
+            if (to[n]) *reinterpret_cast<uint4*>(to[n]) = value[n];
     }
 }
 
@@ -152,15 +171,17 @@ __global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decod
     ChosenExperts& chosen = shared.chosen;
 
     if (!Epilogue::kChosenBefore) wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (!Epilogue::kChosenBefore) let_next_kernel_start();
     chosen.find(in);
     const int items = chosen.count * panels;
-    const int begin = static_cast<int>(int64_t{items} * blockIdx.x / gridDim.x);
-    const int end = static_cast<int>(int64_t{items} * (blockIdx.x + 1) / gridDim.x);
+    const int begin = static_cast<int>(unsigned(items) * blockIdx.x / gridDim.x);
+    const int end = static_cast<int>(unsigned(items) * (blockIdx.x + 1) / gridDim.x);
     int index = begin / panels, panel = begin % panels;
     WeightStream<Tiles, ring_bytes, MoeWay> stream(
         shared.ring, chunks, steps, MoeWay{m, chosen.expert, panels, index, panel, end - begin});
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
+    if (Epilogue::kChosenBefore) let_next_kernel_start();
+#pragma unroll 1
     for (int item = begin; item < end; ++item, ++panel) {
         if (item == begin || panel == panels) {
             if (panel == panels) {

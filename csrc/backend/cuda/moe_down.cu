@@ -19,6 +19,7 @@ struct Sum {
 
     __device__ void add(int t, int row) const {
         float sum = 0;
+#pragma unroll 4
         for (int slot = 0; slot < top_k; ++slot) {
             const size_t pair = size_t(t) * top_k + slot;
             sum += weight[pair] * __ldcg(partial + pair * hidden + row);
@@ -56,6 +57,7 @@ struct DownEpilogue {
     // For all of a block's items at once, since the hand-over is slow.
     __device__ void finish(int begin, int end, int panels, int experts) const {
         __shared__ bool last[kDecodeThreads];
+#pragma unroll 1
         for (int first = begin; first < end; first += kDecodeThreads) {
             const int items = min(kDecodeThreads, end - first), mine = threadIdx.x;
             __syncthreads();
@@ -67,6 +69,7 @@ struct DownEpilogue {
             }
             __syncthreads();
             __threadfence();
+#pragma unroll 1
             for (int i = threadIdx.x; i < items * sum.tokens * kTileRows; i += kDecodeThreads) {
                 const int item = i / (sum.tokens * kTileRows);
                 const int row = (first + item) % panels * kTileRows + i % kTileRows;

@@ -18,7 +18,7 @@ struct QkvEpilogue {
         float cosine, sine;  // 1 and 0 where nothing is rotated
         std::byte* kept;     // where the first goes; null: it is a query's
     };
-    static constexpr bool kReadyEarly = true;
+    static constexpr bool kReadyEarly = true, kSplits = false;
     const Row* rows;
     const float* bias;
     const float* inv_freq;
@@ -78,7 +78,6 @@ struct QkvEpilogue {
         store_kv(ready.kept, kv.type, d, low);
         store_kv(ready.kept, kv.type, d + half, high);
     }
-    __device__ void finish() const {}
     // Prefill form.
     __device__ void operator()(int expert, int panel, int r, int t, float low, float high) const {
         (*this)(prepare(expert, panel, r, t), expert, panel, r, t, low, high);
@@ -99,7 +98,7 @@ void run(const Device& device, const QkvArgs& a, std::byte* own) {
         QkvEpilogue part = epilogue;
         part.rows += first;
         part.q += size_t(first) * a.heads * a.head_dim;
-        const NormedRows rows = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, nullptr};
+        const NormedRows<false> rows = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps};
         launch_dense_decode<terms>(device, a.weight, rows, part, Splits{},
                                    min(most, a.tokens - first));
     }

@@ -1,6 +1,7 @@
 // Stage router. Decode form: norm, scores, the best few and their softmax in one kernel: blocks
 // share the experts' panels and the columns, and the last block to end chooses, a warp a row.
 // Prefill form: norm, product and choice apart. Bound by latency.
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/dense_decode.cuh"
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
@@ -41,8 +42,9 @@ __device__ __forceinline__ float score(const Choice& c, int row, int expert) {
     if (!c.shares) return c.scores[size_t(row) * c.experts + expert];
     const int panel = expert / kTileRows, i = sum_index(expert % kTileRows, row);
     float sum = 0;
-    for (int s = 0; s < c.splits; ++s)
-        sum += __ldcg(c.shares + (size_t(panel) * c.splits + s) * kTileSums + i);
+#pragma unroll
+    for (int s = 0; s < kMostSplits; ++s)
+        if (s < c.splits) sum += __ldcg(c.shares + (size_t(panel) * c.splits + s) * kTileSums + i);
     return sum + c.bias[expert];
 }
 
@@ -61,13 +63,13 @@ __device__ void choose(const Choice& c, int row, int lane) {
         key[i] = order_key(value, e);
     }
     const float poison = __all_sync(0xffffffffu, finite) ? 0.0f : __uint_as_float(0x7fffffffu);
-    float weight[kMostChosen] = {}, total = 0, best = 0;
-#pragma unroll
-    for (int slot = 0; slot < kMostChosen; ++slot) {
-        if (slot >= c.top_k) break;
+    float mine = 0, total = 0, best = 0;  // mine: the weight of the slot numbered as this lane
+#pragma unroll 1
+    for (int slot = 0; slot < c.top_k; ++slot) {
         uint64_t top = 0;
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) top = key[i] > top ? key[i] : top;
+#pragma unroll
         for (int offset = kWarp / 2; offset > 0; offset /= 2) {
             const uint64_t other = __shfl_xor_sync(0xffffffffu, top, offset);
             top = other > top ? other : top;
@@ -75,23 +77,21 @@ __device__ void choose(const Choice& c, int row, int lane) {
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i)
             if (key[i] == top) key[i] = 0;
-        const int e = kMostExperts - static_cast<int>(top & 0xffffffffu);
         const float value = score_of_key(top);
         if (slot == 0) best = value;
-        weight[slot] = expf(value - best);
-        total += weight[slot];
-        if (lane == 0) c.expert[row * c.top_k + slot] = e;
+        const float weight = expf(value - best);
+        total += weight;
+        if (lane != slot) continue;
+        mine = weight;
+        c.expert[row * c.top_k + slot] = kMostExperts - static_cast<int>(top & 0xffffffffu);
     }
-#pragma unroll
-    for (int slot = 0; slot < kMostChosen; ++slot)
-        if (slot < c.top_k && lane == 0)
-            c.weight[row * c.top_k + slot] = weight[slot] / total + poison;
+    if (lane < c.top_k) c.weight[row * c.top_k + lane] = mine / total + poison;
 }
 
 // Decode form: the shares stay where the blocks put them until all have come.
 struct ChoosingEpilogue {
     struct Ready {};
-    static constexpr bool kReadyEarly = true;
+    static constexpr bool kReadyEarly = true, kSplits = true;
     unsigned* arrived;
     Choice choice;
 
@@ -138,7 +138,7 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
         const int rows = min(most, a.tokens - first);
         const int pairs = first * a.top_k;
         std::byte* const h = static_cast<std::byte*>(a.h) + first * own_row_bytes<terms>(a.hidden);
-        const NormedRows input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
+        const NormedRows<true> input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
         const Choice choice = {nullptr,      scratch.split_sums, a.bias,
                                splits.count, a.expert + pairs,   a.weight + pairs,
                                rows,         a.experts,          a.top_k};
