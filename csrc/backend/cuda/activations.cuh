@@ -102,7 +102,8 @@ struct Operands {
     }
 };
 
-// Columns k and k + 1 of a row in the backend's own form; what moe_decode.cuh reads is of f16 terms.
+// Columns k and k + 1 of a row in the backend's own form; what moe_decode.cuh reads is of f16
+// terms.
 template <int terms, bool f16 = false>
 __device__ __forceinline__ void store_terms(std::byte* row, int columns, int k, float low,
                                             float high) {

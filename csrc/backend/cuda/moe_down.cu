@@ -1,7 +1,7 @@
 // Stage moe_down: each chosen expert's down product and bias, their weighted sum, the residual. The
 // products of a row's experts come from different blocks; in the decode form the last block that
-// ends with a panel adds them, in the prefill form a second kernel: slot by slot, best expert first.
-// Bound as moe_up is.
+// ends with a panel adds them, in the prefill form a second kernel: slot by slot, best expert
+// first. Bound as moe_up is.
 #include "backend/cuda/moe_decode.cuh"
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
@@ -38,12 +38,15 @@ struct DownEpilogue {
     unsigned* arrived;  // [panels]
     Sum sum;
 
-    __device__ Ready prepare(int expert, int panel, int r, int) const {
+    __device__ void prefetch(int expert, int panel) const {
+        prefetch_l2(bias + size_t(expert) * sum.hidden + panel * kTileRows);
+    }
+    __device__ Ready prepare(int expert, int panel, int r) const {
         const int row = panel * kTileRows + r;
         const float* b = bias + size_t(expert) * sum.hidden + row;
         return {{row < sum.hidden ? b[0] : 0, row + 8 < sum.hidden ? b[8] : 0}};
     }
-    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float low,
+    __device__ void operator()(const Ready& ready, int panel, int r, int pair, float low,
                                float high) const {
         const int row = panel * kTileRows + r;
         float* out = partial + size_t(pair) * sum.hidden + row;
@@ -51,8 +54,9 @@ struct DownEpilogue {
         if (row + 8 < sum.hidden) out[8] = high + ready.bias[1];
     }
     // Prefill form.
-    __device__ void operator()(int expert, int panel, int r, int pair, float low, float high) const {
-        (*this)(prepare(expert, panel, r, pair), expert, panel, r, pair, low, high);
+    __device__ void operator()(int expert, int panel, int r, int pair, float low,
+                               float high) const {
+        (*this)(prepare(expert, panel, r), panel, r, pair, low, high);
     }
     // For all of a block's items at once, since the hand-over is slow.
     __device__ void finish(int begin, int end, int panels, int experts) const {
