@@ -45,19 +45,15 @@ struct Chunk {
     static constexpr int kScaleBytes = kSteps * Tiles::kStepScaleBytes;
     static constexpr int kBytes = 1024 + kScaleBytes;
 
-    // Starts the copies. Where a panel ends within a chunk, the rest becomes zeros.
-    static __device__ __forceinline__ void copy(std::byte* slot, const Panel& panel, int chunk,
-                                                int steps, int lane) {
-        const std::byte* data = panel.data + size_t(chunk) * 1024 + lane * 16;
-        const bool whole = kSteps == 1 || chunk * kSteps + 1 < steps;
+    // Starts the copies: this lane's data and scales; without the second half, it becomes zeros.
+    static __device__ __forceinline__ void copy(std::byte* slot, const std::byte* data,
+                                                const std::byte* scales, bool whole, int lane) {
         copy_async_16(slot + lane * 16, data, true);
-        copy_async_16(slot + lane * 16 + 512, whole ? data + 512 : data, whole);
+        copy_async_16(slot + lane * 16 + 512, data + 512, whole);
         if constexpr (kScaleBytes > 0) {
             constexpr int kLanes = kScaleBytes / 16;
-            const bool valid = whole || lane < kLanes / 2;
-            const std::byte* scales = panel.scales + size_t(chunk) * kScaleBytes;
             if (lane < kLanes)
-                copy_async_16(slot + 1024 + lane * 16, valid ? scales + lane * 16 : scales, valid);
+                copy_async_16(slot + 1024 + lane * 16, scales, whole || lane < kLanes / 2);
         }
     }
 };
@@ -136,37 +132,41 @@ struct WeightStream {
     static_assert(kSlots >= 2);
 
     std::byte* ring;  // this warp's
-    int lane, warp, chunks, steps;
+    int lane, warp;
+    int own;    // chunks of a panel that are this warp's
+    bool half;  // the last of its own chunks of a panel is half a one
     Way way;
 
-    Panel panel = {};  // of the next chunk to be copied
-    int chunk;
-    bool more;
+    const std::byte *data = nullptr, *scales = nullptr;  // this lane's of the next chunk to copy
+    int left = 0;  // own chunks of that panel, it included; 0: there are no more
     int slot = 0;  // of the next chunk to be multiplied
 
     // Starts the first copies.
-    __device__ __forceinline__ WeightStream(std::byte* shared, int chunk_count, int step_count,
+    __device__ __forceinline__ WeightStream(std::byte* shared, int chunk_count, int steps,
                                             const Way& panels)
-        : lane(threadIdx.x % kWarp),
-          warp(threadIdx.x / kWarp),
-          chunks(chunk_count),
-          steps(step_count),
-          way(panels) {
+        : lane(threadIdx.x % kWarp), warp(threadIdx.x / kWarp), way(panels) {
+        own = (chunk_count - warp + kDecodeWarps - 1) / kDecodeWarps;
         ring = shared + warp * (kSlots * Piece::kBytes);
-        chunk = warp;
-        more = chunk < chunks && way.next(panel);  // it may have nothing of any panel
+        half = steps % Piece::kSteps != 0 && (chunk_count - 1) % kDecodeWarps == warp;
+        if (own > 0) take_panel();
 #pragma unroll 1
         for (int i = 0; i < kSlots; ++i) copy(i);
     }
 
+    __device__ __forceinline__ void take_panel() {
+        Panel panel = {};
+        if (!way.next(panel)) return;
+        data = panel.data + warp * 1024 + lane * 16;
+        scales = panel.scales + warp * Piece::kScaleBytes + lane * 16;
+        left = own;
+    }
+
     __device__ __forceinline__ void copy(int to) {
-        if (more) {
-            Piece::copy(ring + to * Piece::kBytes, panel, chunk, steps, lane);
-            chunk += kDecodeWarps;
-            if (chunk >= chunks) {
-                chunk = warp;
-                more = way.next(panel);
-            }
+        if (left > 0) {
+            Piece::copy(ring + to * Piece::kBytes, data, scales, !half || left > 1, lane);
+            data += kDecodeWarps * 1024;
+            scales += kDecodeWarps * Piece::kScaleBytes;
+            if (--left == 0) take_panel();
         }
         copy_async_commit();
     }
@@ -176,11 +176,12 @@ struct WeightStream {
     __device__ __forceinline__ void multiply(float (&sums)[groups][4],
                                              const Operands<groups>& rows) {
 #pragma unroll 1
-        for (int at = warp; at < chunks; at += kDecodeWarps) {
+        for (int i = 0; i < own; ++i) {
             copy_async_wait<kSlots - 1>();
             if constexpr (Piece::kScaleBytes > 0) __syncwarp();  // scales come by other lanes
-            multiply_chunk<terms, groups>(sums, ring + slot * Piece::kBytes, at * Piece::kTiles,
-                                          rows, lane, Piece{});
+            multiply_chunk<terms, groups>(sums, ring + slot * Piece::kBytes,
+                                          (warp + i * kDecodeWarps) * Piece::kTiles, rows, lane,
+                                          Piece{});
             if constexpr (Piece::kScaleBytes > 0) __syncwarp();
             copy(slot);
             slot = slot + 1 < kSlots ? slot + 1 : 0;

@@ -160,10 +160,10 @@ constexpr int kFastMoeBlocks = 4;
 #endif
 
 // Epilogue: as for dense_decode, with the pair for the column; what is prepared must be weights,
-// and a panel's is loaded a panel ahead; prefetch(int expert, int panel) asks the second-level
-// cache for it. Then void finish(int begin, int end, int panels, int experts) by all threads for
-// the block's items. Epilogue::kChosenBefore says that the experts were chosen before the kernel
-// before this one began: it lets the next one start only after it has waited itself.
+// and prefetch(int expert, int panel) asks the second-level cache for it. Then void finish(int
+// begin, int end, int panels, int experts) by all threads for the block's items.
+// Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one
+// began: it lets the next one start only after it has waited itself.
 template <int terms, int groups, int ring_bytes, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
                                                  ? kFastMoeBlocks
@@ -189,9 +189,6 @@ __global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
     for (int i = begin + threadIdx.x; i < end; i += kDecodeThreads)
         epilogue.prefetch(chosen.expert[i / panels], i % panels);
     const SumPlace at = sum_place(threadIdx.x);
-    typename Epilogue::Ready ready = {};
-    if (threadIdx.x < kTileSums && begin < end)
-        ready = epilogue.prepare(chosen.expert[index], panel, at.r);
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (Epilogue::kChosenBefore) let_next_kernel_start();
 #pragma unroll 1
@@ -207,23 +204,21 @@ __global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
         }
         const SharedRows<terms> rows = {shared.rows, chosen.rows};
         const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
-        const int pair = mine ? chosen.pair[at.column] : 0, current = panel;
-        if (++panel == panels) {
-            panel = 0;
-            ++index;
-        }
-        typename Epilogue::Ready next = {};
-        if (threadIdx.x < kTileSums && item + 1 < end)
-            next = epilogue.prepare(chosen.expert[index], panel, at.r);
+        const int pair = mine ? chosen.pair[at.column] : 0;
+        typename Epilogue::Ready ready = {};
+        if (mine) ready = epilogue.prepare(chosen.expert[index], panel, at.r);
         float sums[groups][4] = {};
         stream.template multiply<terms>(sums,
                                         Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
         const float sum = join_warps<terms>(sums, buffers.set(item), rows);
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            if (mine) epilogue(ready, current, at.r, pair, sum, high);
+            if (mine) epilogue(ready, panel, at.r, pair, sum, high);
         }
-        ready = next;
+        if (++panel == panels) {
+            panel = 0;
+            ++index;
+        }
     }
     epilogue.finish(begin, end, panels, chosen.count);
 }
