@@ -17,8 +17,10 @@ from random_checkpoint import COMMON, SHAPES, random_tensors, write_checkpoint, 
 pytestmark = pytest.mark.cuda
 
 GREEDY = gn.Sampling(temperature=0.0)
-# Exact: float32 sums in another order. Fast: 16 bits of an activation here, 16-bit blocks there.
-CLOSE = {"exact": 1e-5, "fast": 5e-4}
+# Exact: float32 sums in another order. Fast: prompts with 8 bits of an activation, of which random
+# experts, whose scores may be close, make more.
+CLOSE = {"exact": 1e-5, "fast": 2e-2}
+WITH_FLIPS = 0.1
 SMALLEST = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -90,13 +92,15 @@ def assert_devices_agree(make, precision, ids, count):
     want_rows, want = logits_and_tokens(make(device="cpu"), ids, count)
     got_rows, got = logits_and_tokens(make(), ids, count)
     assert relative_l2(got_rows, want_rows) < CLOSE[precision]
-    scale = float(np.abs(want_rows).max())
+    close = 4 * CLOSE[precision] * float(np.abs(want_rows).max())
     for (token, here), (want_token, there) in zip(got, want, strict=True):
-        assert token == want_token
+        if token != want_token:  # two were as good as each other; from here on texts differ
+            assert there[want_token] - there[token] < close
+            break
         common = here.keys() & there.keys()
         assert len(common) >= len(there) - 1  # the last of them may be close to the next
         for other in common:
-            assert here[other] == pytest.approx(there[other], abs=4 * CLOSE[precision] * scale)
+            assert here[other] == pytest.approx(there[other], abs=close)
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
@@ -152,7 +156,7 @@ def test_windows_and_rings_that_come_round_are_close_to_the_processors(
         rows.append(np.concatenate(got))
     assert np.array_equal(rows[1], rows[2])
     assert answers[1] == answers[2]
-    assert relative_l2(rows[1], rows[0]) < CLOSE["fast"]
+    assert relative_l2(rows[1], rows[0]) < WITH_FLIPS
     for here, there in zip(answers[1], answers[0], strict=True):
         assert here == pytest.approx(there, abs=5e-3)
 

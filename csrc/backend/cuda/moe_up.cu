@@ -2,11 +2,19 @@
 // gates beside their 8 ups, so that the thread with both sums makes the activation. Bound by the
 // chosen experts' bytes in the decode form, by the matrix units in the prefill form.
 #include "backend/cuda/moe_decode.cuh"
-#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
 namespace {
+
+// min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons that keep
+// a NaN.
+__device__ __forceinline__ float swiglu(float gate, float up, float limit) {
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return gate / (1 + expf(-1.702f * gate)) * (up + 1);
+}
 
 template <int terms>
 struct SwigluEpilogue {
@@ -15,17 +23,11 @@ struct SwigluEpilogue {
     int inner;
     float limit;
 
-    // min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons
-    // that keep a NaN.
     __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;
         const float* b = bias + (size_t(expert) * inner + i) * 2;
-        gate += b[0];
-        up += b[1];
-        gate = gate > limit ? limit : gate;
-        up = up > limit ? limit : up < -limit ? -limit : up;
-        const float value = gate / (1 + expf(-1.702f * gate)) * (up + 1);
+        const float value = swiglu(gate + b[0], up + b[1], limit);
         uint16_t* out = reinterpret_cast<uint16_t*>(act + pair * own_row_bytes<terms>(inner)) + i;
         uint32_t parts[terms];
         split<terms>(value, 0, parts);
@@ -36,18 +38,40 @@ struct SwigluEpilogue {
     __device__ void finish_panel(int, int) const {}
 };
 
+// The prefill form: `act` as prefill_form.cuh has it.
+template <class Rows>
+struct PrefillSwiglu {
+    const float* bias;  // [experts, 2 inner]
+    std::byte* act;
+    int inner;
+    float limit;
+
+    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+        const int i = panel * 8 + r;
+        if (i >= inner) return;
+        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        uint32_t parts[Rows::terms];
+        split<Rows::terms>(swiglu(gate + __ldg(b), up + __ldg(b + 1), limit), 0, parts);
+        auto* out = reinterpret_cast<uint16_t*>(act + pair * Rows::row_bytes(inner));
+#pragma unroll
+        for (int term = 0; term < Rows::terms; ++term)
+            out[size_t(term) * inner + Rows::place(i)] = static_cast<uint16_t>(parts[term]);
+    }
+};
+
+template <class Rows>
+void prefill(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
+    const int pairs = a.tokens * a.top_k;
+    sort_pairs(device, a.expert, pairs, a.experts, Rows::terms, scratch);
+    launch_expert_prefill<Rows>(
+        device, a.weight, static_cast<const std::byte*>(a.h), a.top_k, pairs, a.experts, scratch,
+        PrefillSwiglu<Rows>{a.bias, static_cast<std::byte*>(a.act), a.inner, a.limit});
+}
+
 template <int terms>
-void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
+void decode(const Device& device, const MoeUpArgs& a) {
     const auto* h = static_cast<const std::byte*>(a.h);
     auto* act = static_cast<std::byte*>(a.act);
-    if (a.form == Form::kPrefill) {
-        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, terms, scratch);
-        const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, a.top_k};
-        launch_prefill<Mxfp4Tiles, terms, pair_tile_rows(terms) / 8>(
-            device, a.weight, h, rows, pair_tiles(a.tokens * a.top_k, a.experts, terms),
-            SwigluEpilogue<terms>{a.bias, act, a.inner, a.limit});
-        return;
-    }
     const int most = moe_decode_tokens<terms>(device, a.hidden);
     for (int first = 0; first < a.tokens; first += most) {
         const int tokens = min(most, a.tokens - first), pairs = first * a.top_k;
@@ -64,7 +88,12 @@ void run(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
 
 void moe_up(const Device& device, Precision precision, const MoeUpArgs& args,
             const Scratch& scratch) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
+    if (args.form == Form::kDecode)
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args); });
+    else
+        with_prefill_form(device, precision, [&](auto form) {
+            prefill<decltype(form)>(device, args, scratch);
+        });
 }
 
 }  // namespace gptoss::cuda

@@ -1,0 +1,246 @@
+// The prefill form of a product by warpgroups (sm_90a), activations of one bf16 term.
+//
+// A block computes 192 weight rows x up to 128 activation rows; each of its twelve warps has a panel
+// of weights, which is the unit's left operand as it stands (MXFP4 is decoded in registers, while
+// earlier products run). Weights and activations come through shared memory by asynchronous copies,
+// several steps of 64 columns ahead. How many activation rows a product has follows from the tile's
+// count, by 32: experts have few. A sum runs over the columns in one order, whatever stands beside
+// it. Bound by the matrix units, with few rows by the second-level cache.
+#pragma once
+
+#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/warpgroup.cuh"
+
+namespace gptoss::cuda {
+
+constexpr int kGroups = 3;  // 192 divides the rows of the published models' matrices, or nearly
+constexpr int kGroupPanels = 4;
+constexpr int kGroupThreads = kGroups * kGroupPanels * kWarp;  // of a block
+constexpr int kGroupsPanels = kGroups * kGroupPanels;          // of a block
+constexpr int kGroupRows = 128;                                // activation rows of a block at most
+constexpr int kGroupColumns = 64;                              // of a step
+constexpr int kStepProducts = kGroupColumns / 16;
+
+// A step in shared memory: activation rows as describe_rows() has them, then each panel's weights.
+template <class Tiles>
+struct GroupStage {
+    static constexpr int kLoads = kGroupColumns / Tiles::kColumns;
+    static constexpr size_t kLoadBytes = Tiles::kStepBytes + Tiles::kStepScaleBytes;
+    static constexpr size_t kPanelBytes = kLoads * kLoadBytes;
+    static constexpr size_t kRowsBytes = size_t{kGroupRows} * kGroupColumns * 2;
+    static constexpr size_t kBytes = (kRowsBytes + kGroupsPanels * kPanelBytes + 1023) / 1024 * 1024;
+    static constexpr int kMost = static_cast<int>(size_t{200} * 1024 / kBytes);
+    static constexpr int kCount = kMost > 6 ? 6 : kMost;
+    // A stage is filled while the products of the one before may still read theirs.
+    static constexpr int kAhead = kCount - 2;
+    static constexpr size_t kSharedBytes = kCount * kBytes + 2 * kGroupRows * sizeof(int);
+};
+
+// Starts the copies of this warp's weights of one step; past the last column they are zeros.
+template <class Tiles>
+__device__ __forceinline__ void copy_weights(std::byte* to, const Panel& panel, int step,
+                                             int columns, int lane) {
+    constexpr int kChunk = kWarp * 16;
+#pragma unroll
+    for (int load = 0; load < GroupStage<Tiles>::kLoads; ++load) {
+        const int own_step = step * GroupStage<Tiles>::kLoads + load;
+        const bool valid = own_step * Tiles::kColumns < columns;
+        const size_t from = valid ? own_step : 0;
+        std::byte* const at = to + load * GroupStage<Tiles>::kLoadBytes + lane * 16;
+#pragma unroll
+        for (size_t i = 0; i < Tiles::kStepBytes; i += kChunk)
+            copy_async_16(at + i, panel.data + from * Tiles::kStepBytes + i + lane * 16, valid);
+        if (lane * 16 < static_cast<int>(Tiles::kStepScaleBytes))
+            copy_async_16(at + Tiles::kStepBytes,
+                          panel.scales + from * Tiles::kStepScaleBytes + lane * 16, valid);
+    }
+}
+
+__device__ __forceinline__ void read_weights(const std::byte* at, int lane, Bf16Tiles::Loaded& w) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        w.part[i] = *reinterpret_cast<const uint4*>(at + i * 512 + lane * 16);
+}
+
+__device__ __forceinline__ void read_weights(const std::byte* at, int lane, Mxfp4Tiles::Loaded& w) {
+    w.words = *reinterpret_cast<const uint4*>(at + lane * 16);
+    w.scales = *reinterpret_cast<const uint32_t*>(at + Mxfp4Tiles::kStepBytes + lane / 4 * 4);
+}
+
+// The activation rows that this thread copies: 16 bytes of a step's 128, of every 48th row.
+template <int kRows>
+struct CopiedRows {
+    static constexpr int kChunks = kGroupColumns * 2 / 16;
+    static constexpr int kEach = kGroupThreads / kChunks;
+    static constexpr int kCount = (kRows + kEach - 1) / kEach;
+
+    const std::byte* from[kCount];
+    int chunk, first, count, columns;
+
+    __device__ CopiedRows(const std::byte* own, const int* input, int count, int columns)
+        : chunk(threadIdx.x % kChunks), first(threadIdx.x / kChunks), count(count),
+          columns(columns) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int row = first + i * kEach;
+            const int source = row < count ? input[row] : 0;
+            from[i] = own + size_t(source) * columns * 2 + chunk * 16;
+        }
+    }
+    // What stands in rows from `count` on is in nobody's sum.
+    __device__ void start(std::byte* tile, int step) const {
+        const bool valid = step * kGroupColumns + chunk * 8 < columns;
+        const size_t at = valid ? step * kGroupColumns * 2 : 0;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int row = first + i * kEach;
+            if (row < count)
+                copy_async_16(tile + row * 128 + (chunk ^ row % 8) * 16, from[i] + at, valid);
+        }
+    }
+};
+
+#ifdef GPTOSS_HAS_WARPGROUPS
+
+// All of a block's work from the first copy of activations on. The weights of the first kAhead steps
+// are on their way.
+template <class Tiles, int kRows, class Epilogue>
+__device__ __forceinline__ void multiply_group_rows(std::byte* shared, const Panel& panel,
+                                                    int own_panel, const Matrix& m,
+                                                    const RowTile& tile, const std::byte* own,
+                                                    const int* rows, const Epilogue& epilogue) {
+    using Stage = GroupStage<Tiles>;
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    const int steps = (m.columns + kGroupColumns - 1) / kGroupColumns;
+    const size_t weights_at = Stage::kRowsBytes + warp * Stage::kPanelBytes;
+    const CopiedRows<kRows> copied(own, rows, tile.count, m.columns);
+#pragma unroll
+    for (int s = 0; s < Stage::kAhead; ++s) {
+        if (s < steps) copied.start(shared + s * Stage::kBytes, s);
+        copy_async_commit();
+    }
+    float sums[kRows / 2] = {};
+    uint32_t a[kStepProducts][4];  // of the latest products, which may still run
+    int now = 0, later = Stage::kAhead;
+    for (int step = 0; step < steps; ++step) {
+        copy_async_wait<Stage::kAhead - 1>();
+        show_shared_to_products();
+        __syncthreads();
+        if (step + Stage::kAhead < steps) {
+            std::byte* const stage = shared + later * Stage::kBytes;
+            copy_weights<Tiles>(stage + weights_at, panel, step + Stage::kAhead, m.columns, lane);
+            copied.start(stage, step + Stage::kAhead);
+        }
+        copy_async_commit();
+        const std::byte* const stage = shared + now * Stage::kBytes;
+        typename Tiles::Loaded weights[Stage::kLoads];
+#pragma unroll
+        for (int load = 0; load < Stage::kLoads; ++load)
+            read_weights(stage + weights_at + load * Stage::kLoadBytes, lane, weights[load]);
+#pragma unroll
+        for (int i = 0; i < kStepProducts; ++i) {
+            wait_for_products<kStepProducts - 1>();
+            Tiles::fragment(weights[i / Tiles::kFragments], i % Tiles::kFragments, a[i]);
+            begin_product();
+            start_product<kRows>(sums, a[i], describe_rows(stage, i));
+            commit_product();
+        }
+        now = now + 1 == Stage::kCount ? 0 : now + 1;
+        later = later + 1 == Stage::kCount ? 0 : later + 1;
+    }
+    finish_products(sums);
+    if (own_panel >= panel_count(m.rows)) return;
+    const int* const output = rows + kGroupRows;
+#pragma unroll
+    for (int n = 0; n < kRows / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int column = n * 8 + lane % 4 * 2 + i;
+            if (column < tile.count)
+                epilogue(tile.expert, own_panel, lane / 4, output[column],
+                         sums[4 * n + i] * Tiles::kUnit, sums[4 * n + i + 2] * Tiles::kUnit);
+        }
+    }
+}
+
+#endif
+
+// Epilogue as of prefill_product().
+template <class Tiles, class Rows, class Epilogue>
+__global__ __launch_bounds__(kGroupThreads, 1) void prefill_group_product(Matrix m,
+                                                                          const std::byte* own,
+                                                                          Rows source,
+                                                                          int tile_rows,
+                                                                          Epilogue epilogue) {
+#ifdef GPTOSS_HAS_WARPGROUPS
+    using Stage = GroupStage<Tiles>;
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    const int own_panel = blockIdx.x * kGroupsPanels + warp;
+    std::byte* const shared = shared_tiles();
+    int* const rows = reinterpret_cast<int*>(shared + Stage::kCount * Stage::kBytes);
+    // A panel past the end reads the last one, for nothing.
+    const int read_panel = min(own_panel, panel_count(m.rows) - 1);
+    const auto start_weights = [&](int expert) {
+        const Panel panel = panel_of<Tiles>(m, expert, read_panel);
+#pragma unroll
+        for (int s = 0; s < Stage::kAhead; ++s)
+            copy_weights<Tiles>(
+                shared + s * Stage::kBytes + Stage::kRowsBytes + warp * Stage::kPanelBytes, panel,
+                s, m.columns, lane);
+        return panel;
+    };
+    Panel panel{};
+    if constexpr (Rows::kKnown) panel = start_weights(0);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const RowTile tile = source.tile(blockIdx.y, tile_rows);
+    if (tile.count == 0) return;
+    if constexpr (!Rows::kKnown) panel = start_weights(tile.expert);
+    for (int i = threadIdx.x; i < tile.count; i += kGroupThreads) {
+        rows[i] = source.input(tile.first + i);
+        rows[kGroupRows + i] = source.output(tile.first + i);
+    }
+    __syncthreads();
+    const auto multiply = [&](auto count) {
+        multiply_group_rows<Tiles, count()>(shared, panel, own_panel, m, tile, own, rows, epilogue);
+    };
+    if (tile.count <= 32)
+        multiply(std::integral_constant<int, 32>());
+    else if (tile.count <= 64)
+        multiply(std::integral_constant<int, 64>());
+    else if (tile.count <= 96)
+        multiply(std::integral_constant<int, 96>());
+    else
+        multiply(std::integral_constant<int, 128>());
+#else
+    __trap();
+#endif
+}
+
+template <class Tiles, class Rows, class Epilogue>
+void launch_group_prefill(const Device& device, const Matrix& m, const std::byte* own,
+                          const Rows& rows, int row_tiles, int tile_rows,
+                          const Epilogue& epilogue) {
+    const int blocks = (panel_count(m.rows) + kGroupsPanels - 1) / kGroupsPanels;
+    launch(device, prefill_group_product<Tiles, Rows, Epilogue>, dim3(blocks, row_tiles),
+           dim3(kGroupThreads), GroupStage<Tiles>::kSharedBytes, m, own, rows, tile_rows, epilogue);
+}
+
+// Rows of a tile, so that the blocks fill the device: bits do not depend on it.
+inline int group_tile_rows(const Device& device, const Matrix& m, int rows) {
+    const int blocks = (panel_count(m.rows) + kGroupsPanels - 1) / kGroupsPanels;
+    constexpr int kWeightRows = 64;  // what a block's weights cost beside a row
+    int best = kGroupRows, least = 0;
+    for (int size = kGroupRows; size >= 32; size -= 32) {
+        const int all = blocks * ((rows + size - 1) / size);
+        const int rounds = (all + device.multiprocessors - 1) / device.multiprocessors;
+        const int cost = rounds * (size + kWeightRows);
+        if (least == 0 || cost < least) {
+            least = cost;
+            best = size;
+        }
+    }
+    return best;
+}
+
+}  // namespace gptoss::cuda
