@@ -1,9 +1,11 @@
 // The five kinds of error that reach a caller. Messages say what was given and what was wanted.
 #pragma once
 
-#include <sstream>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace gptoss {
 
@@ -42,12 +44,28 @@ class EngineBusy : public Error {
     using Error::Error;
 };
 
-// Joins its arguments as an output stream would print them: message("got ", 3, ", wanted 4").
+// Joins its arguments: message("got ", 3, ", wanted 4"). Without streams: those depend on the
+// process's locale, and on there being one C++ library in the process.
+template <class Part>
+void append_to(std::string& out, const Part& part) {
+    if constexpr (std::is_convertible_v<const Part&, std::string_view>) {
+        out += std::string_view(part);
+    } else if constexpr (std::is_same_v<Part, char>) {
+        out += part;
+    } else if constexpr (std::is_floating_point_v<Part>) {
+        char digits[32];
+        std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+        out += digits;
+    } else {
+        out += std::to_string(part);
+    }
+}
+
 template <class... Parts>
 std::string message(const Parts&... parts) {
-    std::ostringstream out;
-    (out << ... << parts);
-    return out.str();
+    std::string out;
+    (append_to(out, parts), ...);
+    return out;
 }
 
 }  // namespace gptoss

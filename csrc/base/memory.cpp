@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <fstream>
+#include <cstdio>
 
 #include "base/error.h"
 
@@ -38,14 +38,14 @@ Memory::~Memory() {
 }
 
 size_t available_memory() {
-    std::ifstream file("/proc/meminfo");
-    std::string name, unit;
-    size_t kibibytes = 0;
-    while (file >> name >> kibibytes) {
-        if (name == "MemAvailable:") return kibibytes * 1024;
-        std::getline(file, unit);
-    }
-    return 0;
+    std::FILE* file = std::fopen("/proc/meminfo", "r");
+    if (!file) return 0;
+    size_t kibibytes = 0, found = 0;
+    char line[256];
+    while (found == 0 && std::fgets(line, sizeof line, file))
+        if (std::sscanf(line, "MemAvailable: %zu", &kibibytes) == 1) found = kibibytes * 1024;
+    std::fclose(file);
+    return found;
 }
 
 }  // namespace gptoss

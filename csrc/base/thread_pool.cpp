@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
 #include <string>
 #include <utility>
 
@@ -51,11 +51,12 @@ int usable_processors() {
     CPU_ZERO(&set);
     int count = static_cast<int>(std::thread::hardware_concurrency());
     if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
-    std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
-    std::string quota;
-    double period = 0;
-    if (quota_file >> quota >> period && quota != "max" && period > 0)
-        count = std::min(count, static_cast<int>(std::ceil(std::stod(quota) / period)));
+    if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+        long long quota = 0, period = 0;  // microseconds; "max" is no number
+        if (std::fscanf(file, "%lld %lld", &quota, &period) == 2 && period > 0)
+            count = std::min(count, static_cast<int>((quota + period - 1) / period));
+        std::fclose(file);
+    }
     return std::max(count, 1);
 }
 

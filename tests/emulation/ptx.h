@@ -31,6 +31,7 @@ namespace gptoss::cuda {
 inline std::byte* shared_memory() { return emulation::dynamic_shared_memory(); }
 
 inline void prefetch_l2(const void*) {}
+inline void prefetch_l2(const void*, uint32_t) {}
 inline uint4 load_once_16(const void* p) { return emulation::load_aligned<uint4>(p); }
 inline uint32_t load_once_4(const void* p) { return emulation::load_aligned<uint32_t>(p); }
 

@@ -35,8 +35,7 @@ void compute(Warp& warp, size_t index) {
             b[k] = decode_bf16(value);
         }
         for (int row = 0; row < kRows; ++row) {
-            const Product& owner =
-                warp.lanes[row % 8 * 4 + column % 8 / 2].products[index];
+            const Product& owner = warp.lanes[row % 8 * 4 + column % 8 / 2].products[index];
             float& sum = owner.sums[column / 8 * 4 + row / 8 * 2 + column % 2];
             double products[kDepth];
             for (int k = 0; k < kDepth; ++k) products[k] = a[row][k] * b[k];
@@ -50,8 +49,7 @@ void compute_due(Warp& warp, unsigned) {
     const Thread& any = warp.lanes[0];
     const uint64_t pending = any.argument;
     size_t due = 0;
-    while (due < any.products.size() &&
-           any.products[due].group + pending < any.product_groups)
+    while (due < any.products.size() && any.products[due].group + pending < any.product_groups)
         compute(warp, due++);
     for (int lane = 0; lane < 32; ++lane) {
         auto& own = warp.lanes[lane].products;

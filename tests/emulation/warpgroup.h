@@ -29,6 +29,8 @@ inline void wait_for_products(emulation::Where where = std::source_location::cur
     emulation::wait_for_products(pending, where);
 }
 
+inline void hold(uint32_t&) {}
+
 template <int count>
 inline void finish_products(float (&)[count],
                             emulation::Where where = std::source_location::current()) {

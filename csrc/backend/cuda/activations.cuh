@@ -33,8 +33,21 @@ __device__ __forceinline__ void split(float low, float high, uint32_t (&out)[ter
     }
 }
 
-// A step's activations in shared memory: [columns / 32][terms][rows][32]. A lane's operand of both
-// products of a tile is 16 bytes in a row, and a warp reads 512 without bank conflicts.
+// The same of f16 terms: 11 bits each, of values below 2^16.
+template <int terms>
+__device__ __forceinline__ void split_f16(float low, float high, uint32_t (&out)[terms]) {
+#pragma unroll
+    for (int i = 0; i < terms; ++i) {
+        out[i] = pack_f16(low, high);
+        const float2 part = unpack_f16(out[i]);
+        low -= part.x;
+        high -= part.y;
+    }
+}
+
+// A step's activations in shared memory: [columns / 32][columns of the matrix unit][32], a column
+// for each term and row. A lane's operand of both products of a tile is 16 bytes in a row, and a
+// warp reads 512 without bank conflicts.
 template <int terms>
 struct SharedRows {
     std::byte* data;
@@ -43,31 +56,63 @@ struct SharedRows {
     __host__ __device__ static constexpr size_t bytes(int rows, int columns) {
         return size_t(columns) * terms * rows * 2;
     }
+    // Which of the matrix unit's columns; eight make a group.
+    __device__ int column(int term, int row) const { return term * rows + row; }
+    __device__ int tile_bytes() const { return terms * rows * (kTileColumns * 2); }
     __device__ std::byte* at(int tile, int term, int row) const {
-        return data + ((tile * terms + term) * rows + row) * (kTileColumns * 2);
+        return data + tile * tile_bytes() + column(term, row) * (kTileColumns * 2);
     }
-    // Columns k and k + 1 of a row.
-    __device__ void put(int row, int k, float low, float high) const {
-        uint32_t parts[terms];
-        split<terms>(low, high, parts);
+    // Columns k to k + 3 of a row.
+    __device__ void put_four(int row, int k, float4 v) const {
+        uint32_t low[terms], high[terms];
+        split<terms>(v.x, v.y, low);
+        split<terms>(v.z, v.w, high);
 #pragma unroll
         for (int i = 0; i < terms; ++i)
-            *reinterpret_cast<uint32_t*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
-                parts[i];
-    }
-    __device__ uint4 operand(int tile, int term, int lane) const {
-        const int row = lane / 4;
-        if (row >= rows) return make_uint4(0, 0, 0, 0);
-        return *reinterpret_cast<const uint4*>(at(tile, term, row) + lane % 4 * 16);
+            *reinterpret_cast<uint2*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
+                make_uint2(low[i], high[i]);
     }
 };
 
-// Columns k and k + 1 of a row in the backend's own form.
+// Groups that so many rows make: a kernel is made for one and for all that there can be.
 template <int terms>
+__host__ __device__ constexpr int group_count(int rows) {
+    return terms * rows <= kDecodeRows ? 1 : terms;
+}
+
+// Where a lane's operands lie. Those of columns that no row has are zeros.
+template <int groups>
+struct Operands {
+    const std::byte* first[groups];  // of tile 0
+    int stride[groups];              // bytes from tile to tile
+
+    // `zeros` are 64 bytes of shared memory.
+    template <int terms>
+    __device__ __forceinline__ Operands(const SharedRows<terms>& rows, const std::byte* zeros,
+                                        int lane) {
+#pragma unroll
+        for (int g = 0; g < groups; ++g) {
+            const int column = g * kDecodeRows + lane / 4;
+            const bool there = column < terms * rows.rows;
+            first[g] = (there ? rows.data + column * (kTileColumns * 2) : zeros) + lane % 4 * 16;
+            stride[g] = there ? rows.tile_bytes() : 0;
+        }
+    }
+    __device__ __forceinline__ uint4 load(int tile, int group) const {
+        return *reinterpret_cast<const uint4*>(first[group] + tile * stride[group]);
+    }
+};
+
+// Columns k and k + 1 of a row in the backend's own form; what moe_decode.cuh reads is of f16
+// terms.
+template <int terms, bool f16 = false>
 __device__ __forceinline__ void store_terms(std::byte* row, int columns, int k, float low,
                                             float high) {
     uint32_t parts[terms];
-    split<terms>(low, high, parts);
+    if constexpr (f16)
+        split_f16<terms>(low, high, parts);
+    else
+        split<terms>(low, high, parts);
 #pragma unroll
     for (int i = 0; i < terms; ++i)
         *reinterpret_cast<uint32_t*>(row + (size_t(i) * columns + k) * 2) = parts[i];

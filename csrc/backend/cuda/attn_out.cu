@@ -1,6 +1,5 @@
-// Stage attn_out: product, bias, residual. In the decode form two blocks share a panel, since the
-// panels alone would leave the device half idle in its last round. Bound by the weights' bytes in
-// the decode form, by the matrix units in the prefill form.
+// Stage attn_out: product, bias, residual. Bound by the weights' bytes in the decode form, by the
+// matrix units in the prefill form.
 #include "backend/cuda/dense_decode.cuh"
 #include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
@@ -8,34 +7,47 @@
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kSplitColumns = 1024;  // fewer are not worth a second block
-
 struct AttnOutEpilogue {
+    // What stands in x, and the bias, of rows r and r + 8.
+    struct Ready {
+        float before[2], bias[2];
+    };
+    static constexpr bool kReadyEarly = false, kSplits = false;
     const float* bias;
     float* x;
     int hidden;
 
-    __device__ void add(int row, int t, float value) const {
-        if (row < hidden) x[size_t(t) * hidden + row] += value + bias[row];
+    __device__ Ready prepare(int, int panel, int r, int t) const {
+        Ready out = {};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int row = panel * kTileRows + r + 8 * i;
+            if (row >= hidden) break;
+            out.before[i] = x[size_t(t) * hidden + row];
+            out.bias[i] = bias[row];
+        }
+        return out;
     }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        add(panel * kTileRows + r, t, low);
-        add(panel * kTileRows + r + 8, t, high);
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int t, float low,
+                               float high) const {
+        const int row = panel * kTileRows + r;
+        float* out = x + size_t(t) * hidden + row;
+        if (row < hidden) out[0] = ready.before[0] + (low + ready.bias[0]);
+        if (row + 8 < hidden) out[8] = ready.before[1] + (high + ready.bias[1]);
     }
-    __device__ void finish() const {}
+    // Prefill form.
+    __device__ void operator()(int expert, int panel, int r, int t, float low, float high) const {
+        (*this)(prepare(expert, panel, r, t), expert, panel, r, t, low, high);
+    }
 };
 
 template <int terms>
-void decode(const Device& device, const AttnOutArgs& a, const Scratch& scratch) {
-    Splits splits;
-    splits.count = a.columns >= 2 * kSplitColumns ? 2 : 1;
-    splits.sums = scratch.split_sums;
-    splits.arrived = scratch.counters;
+void decode(const Device& device, const AttnOutArgs& a) {
     const int most = dense_decode_rows<terms>(device, a.columns);
     for (int first = 0; first < a.tokens; first += most)
         launch_dense_decode<terms>(
             device, a.weight, PlainRows{a.attention + size_t(first) * a.columns},
-            AttnOutEpilogue{a.bias, a.x + size_t(first) * a.hidden, a.hidden}, splits,
+            AttnOutEpilogue{a.bias, a.x + size_t(first) * a.hidden, a.hidden}, Splits{},
             min(most, a.tokens - first));
 }
 
@@ -44,7 +56,7 @@ void decode(const Device& device, const AttnOutArgs& a, const Scratch& scratch) 
 void attn_out(const Device& device, Precision precision, const AttnOutArgs& args,
               const Scratch& scratch) {
     if (args.form == Form::kDecode) {
-        with_terms(precision, [&](auto terms) { decode<terms()>(device, args, scratch); });
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args); });
         return;
     }
     norm_rows(device, {args.attention, nullptr, 0, args.tokens, args.columns, precision},

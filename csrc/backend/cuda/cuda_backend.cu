@@ -277,27 +277,28 @@ double CudaBackend::read_rate(const std::byte* data, size_t bytes) {
     return static_cast<double>(read_bytes) / time(4, read_all);
 }
 
+// By a kernel: a recorded cudaMemcpy has 60 % of its rate on an H200.
 double CudaBackend::copy_rate(size_t bytes) {
+    const size_t copied = bytes / 16 * 16;
     const StageMemory from = allocate(bytes, "measuring the copy rate");
     const StageMemory to = allocate(bytes, "measuring the copy rate");
     check(cudaMemsetAsync(from.data(), 1, bytes, device_.stream), "measuring the copy rate");
-    const double seconds = time(4, [&](int) {
-        check(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice,
-                              device_.stream),
-              "measuring the copy rate");
-    });
-    return 2.0 * static_cast<double>(bytes) / seconds;
+    const double seconds =
+        time(4, [&](int) { copy_memory(device_, from.data(), to.data(), copied); });
+    return 2.0 * static_cast<double>(copied) / seconds;
 }
 
 std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
     const bool exact = precision_ == Precision::kExact;
     const std::string terms = exact ? "activations in 3 bf16 terms" : "activations in 2 bf16 terms";
-    const std::string prefill = exact                     ? "the same, "
+    const std::string count = exact ? "3" : "2";
+    const std::string prefill = exact                     ? "bf16 mma, 3 terms, "
                                 : has_warpgroups(device_) ? "bf16 wgmma, 1 term, "
                                                           : "bf16 mma, 1 term, ";
-    const std::string dense = "bf16 mma, " + terms + ", streamed; prefill: " + prefill + "tiled";
-    const std::string experts =
-        "mxfp4 to bf16 mma, " + terms + ", streamed; prefill: " + prefill + "grouped";
+    const std::string dense =
+        "decode: bf16 mma, " + count + " terms, streamed; prefill: " + prefill + "tiled";
+    const std::string experts = "decode: mxfp4 to f16 mma, " + count +
+                                " terms, streamed; prefill: mxfp4 to " + prefill + "grouped";
     return {
         {"device", name_},
         {"architecture", message("sm_", device_.architecture)},

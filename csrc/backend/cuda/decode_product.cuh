@@ -1,9 +1,10 @@
 // The decode form of a product: up to 8 activation rows, each weight read once.
 //
-// A block's eight warps share a panel of 16 weight rows and take its steps in turn, so that a block
-// streams memory in order; every lane loads 16 bytes of weights at a time straight into the
-// operand's place, several loads ahead. The warps' sums meet in shared memory in a fixed order.
-// Bound by the memory that the weights come from.
+// A block's eight warps share a panel of 16 weight rows and take its chunks, of 1 KiB of weights, in
+// turn, so that a block streams memory in order. A warp's chunks come by asynchronous copies through
+// a ring of its own in shared memory, across the ends of panels: what is under way does not wait for
+// the activations, for barriers or for the sums of a panel. The warps' sums meet in shared memory in
+// a fixed order. Bound by the memory that the weights come from.
 #pragma once
 
 #include "backend/cuda/activations.cuh"
@@ -14,77 +15,177 @@ namespace gptoss::cuda {
 constexpr int kDecodeWarps = 8;
 constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
-// Bytes of shared memory beside the activations: two sets of sums of all warps, in turn.
-constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * kTileSums * sizeof(float);
+// Bytes of shared memory for two sets of sums of all warps, in turn, and for zeros.
+constexpr size_t kZeroBytes = 64;
+template <int groups>
+constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * groups * kTileSums * sizeof(float) + kZeroBytes;
 
-// The loads of one warp that are under way: `kDepth` steps of the panel, kDecodeWarps apart.
-template <class Tiles>
-struct Flight {
-    static constexpr int kDepth = 4;
-    static constexpr int kStride = kDepth * kDecodeWarps;
-    typename Tiles::Loaded step[kDepth];
+// What a block has beside its ring: sums, then zeros.
+template <int groups>
+struct DecodeSums {
+    float* sums;
+    std::byte* zeros;
 
-    __device__ __forceinline__ void load(const Panel& panel, int first, int end, int lane) {
-#pragma unroll
-        for (int i = 0; i < kDepth; ++i)
-            if (first + i * kDecodeWarps < end)
-                step[i] = Tiles::load(panel, first + i * kDecodeWarps, lane);
+    __device__ explicit DecodeSums(std::byte* at)
+        : sums(reinterpret_cast<float*>(at)), zeros(at + kDecodeSumBytes<groups> - kZeroBytes) {
+        if (threadIdx.x < kZeroBytes / 4) reinterpret_cast<uint32_t*>(zeros)[threadIdx.x] = 0;
+    }
+    __device__ float* set(int turn) const {
+        return sums + turn % 2 * (kDecodeWarps * groups * kTileSums);
     }
 };
 
-// sums += the loaded steps times the rows; `origin` is the step whose columns stand first in rows.
-template <class Tiles, int terms>
-__device__ __forceinline__ void accumulate(float (&sums)[4], const Flight<Tiles>& flight, int first,
-                                           int end, int origin, const SharedRows<terms>& rows,
-                                           int lane) {
-    constexpr int kTiles = Tiles::kColumns / kTileColumns;
+// What a warp copies and multiplies at once: 1 KiB, two times 16 bytes a lane, and its scales.
+template <class Tiles>
+struct Chunk {
+    static constexpr int kSteps = 1024 / Tiles::kStepBytes;
+    static constexpr int kColumns = kSteps * Tiles::kColumns;
+    static constexpr int kTiles = kColumns / kTileColumns;
+    static constexpr int kScaleBytes = kSteps * Tiles::kStepScaleBytes;
+    static constexpr int kBytes = 1024 + kScaleBytes;
+
+    // Starts the copies. Where a panel ends within a chunk, the rest becomes zeros.
+    static __device__ __forceinline__ void copy(std::byte* slot, const Panel& panel, int chunk,
+                                                int steps, int lane) {
+        const std::byte* data = panel.data + size_t(chunk) * 1024 + lane * 16;
+        const bool whole = kSteps == 1 || chunk * kSteps + 1 < steps;
+        copy_async_16(slot + lane * 16, data, true);
+        copy_async_16(slot + lane * 16 + 512, whole ? data + 512 : data, whole);
+        if constexpr (kScaleBytes > 0) {
+            constexpr int kLanes = kScaleBytes / 16;
+            const bool valid = whole || lane < kLanes / 2;
+            const std::byte* scales = panel.scales + size_t(chunk) * kScaleBytes;
+            if (lane < kLanes)
+                copy_async_16(slot + 1024 + lane * 16, valid ? scales + lane * 16 : scales, valid);
+        }
+    }
+};
+
+// sums += a chunk of bf16 weights times the rows, from their tile `tile` on.
+template <int terms, int groups>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const std::byte* slot,
+                                               int tile, const Operands<groups>& rows, int lane,
+                                               Chunk<Bf16Tiles>) {
+    const uint4 first = *reinterpret_cast<const uint4*>(slot + lane * 16);
+    const uint4 second = *reinterpret_cast<const uint4*>(slot + lane * 16 + 512);
+    const uint32_t a[2][4] = {{first.x, first.y, first.z, first.w},
+                              {second.x, second.y, second.z, second.w}};
 #pragma unroll
-    for (int i = 0; i < Flight<Tiles>::kDepth; ++i) {
-        const int step = first + i * kDecodeWarps;
-        if (step >= end) break;
+    for (int g = 0; g < groups; ++g) {
+        const uint4 b = rows.load(tile, g);
+        if constexpr (terms <= kFastTerms) {
+            mma_bf16(sums[g], a[0], b.x, b.y);
+            mma_bf16(sums[g], a[1], b.z, b.w);
+        } else {
+            // The matrix unit rounds to zero each time it adds to a sum: exact precision promises
+            // more than that leaves of a long one.
+            float part[4] = {};
+            mma_bf16(part, a[0], b.x, b.y);
+            mma_bf16(part, a[1], b.z, b.w);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-            uint32_t a[2][4];
-            Tiles::fragment(flight.step[i], 2 * tile, a[0]);
-            Tiles::fragment(flight.step[i], 2 * tile + 1, a[1]);
-            multiply_terms<terms>(sums, a, [&](int term) {
-                return rows.operand((step - origin) * kTiles + tile, term, lane);
-            });
+            for (int i = 0; i < 4; ++i) sums[g][i] += part[i];
         }
     }
 }
 
-// Steps [begin, end) of a panel times the rows: this warp's share. `flight` holds the first loads,
-// and at the end, if there are more panels to come, those of the same steps of `next`.
-template <class Tiles, int terms>
-__device__ __forceinline__ void multiply_panel(float (&sums)[4], Flight<Tiles>& flight,
-                                               const Panel& panel, bool more, const Panel& next,
-                                               int begin, int end, const SharedRows<terms>& rows,
-                                               int warp, int lane) {
-    for (int first = begin + warp; first < end; first += Flight<Tiles>::kStride) {
-        Flight<Tiles> following;
-        if (first + Flight<Tiles>::kStride < end)
-            following.load(panel, first + Flight<Tiles>::kStride, end, lane);
-        else if (more)
-            following.load(next, begin + warp, end, lane);
-        accumulate(sums, flight, first, end, begin, rows, lane);
-        flight = following;
+// The same of MXFP4 weights and rows of f16 terms: a tile is 32 columns, as a scale is, so that the
+// scale comes in once a sum.
+template <int terms, int groups>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const std::byte* slot,
+                                               int tile, const Operands<groups>& rows, int lane,
+                                               Chunk<Mxfp4Tiles> chunk) {
+#pragma unroll
+    for (int step = 0; step < chunk.kSteps; ++step) {
+        const uint4 words = *reinterpret_cast<const uint4*>(slot + step * 512 + lane * 16);
+        const uint32_t scales = Mxfp4Tiles::small_scales(
+            *reinterpret_cast<const uint32_t*>(slot + 1024 + step * 32 + lane / 4 * 4));
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+            const uint32_t low = t ? words.z : words.x, high = t ? words.w : words.y;
+            uint32_t a[2][4];
+#pragma unroll
+            for (int p = 0; p < 4; ++p) {
+                a[p / 2][p % 2 * 2] = Mxfp4Tiles::small_pair(low, p);
+                a[p / 2][p % 2 * 2 + 1] = Mxfp4Tiles::small_pair(high, p);
+            }
+            const float low_scale = Mxfp4Tiles::small_scale(scales, 2 * t);
+            const float high_scale = Mxfp4Tiles::small_scale(scales, 2 * t + 1);
+#pragma unroll
+            for (int g = 0; g < groups; ++g) {
+                const uint4 b = rows.load(tile + 2 * step + t, g);
+                float part[4] = {};
+                mma_f16(part, a[0], b.x, b.y);
+                mma_f16(part, a[1], b.z, b.w);
+                sums[g][0] = fmaf(low_scale, part[0], sums[g][0]);
+                sums[g][1] = fmaf(low_scale, part[1], sums[g][1]);
+                sums[g][2] = fmaf(high_scale, part[2], sums[g][2]);
+                sums[g][3] = fmaf(high_scale, part[3], sums[g][3]);
+            }
+        }
     }
 }
 
-// Adds the warps' sums in order. Threads below kTileSums get sum number threadIdx.x: that of lane
-// threadIdx.x / 4, register threadIdx.x % 4. One barrier; `buffer` must not be that of the call
-// before.
-__device__ __forceinline__ float join_warps(const float (&sums)[4], float* buffer, int warp,
-                                            int lane) {
-    float* mine = buffer + warp * kTileSums + lane * 4;
-    *reinterpret_cast<float4*>(mine) = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    __syncthreads();
-    float sum = 0;
-    if (threadIdx.x < kTileSums)
-        for (int w = 0; w < kDecodeWarps; ++w) sum += buffer[w * kTileSums + threadIdx.x];
-    return sum;
-}
+// A warp's way through chunks [0, chunks) of the block's items, each a panel or a part of one: its
+// own are those numbered warp, warp + 8 and so on of each. Way is where the items' panels lie: bool
+// next(Panel&) goes on to the next one, false past the last.
+template <class Tiles, int ring_bytes, class Way>
+struct WeightStream {
+    using Piece = Chunk<Tiles>;
+    static constexpr int kSlots = ring_bytes / kDecodeWarps / Piece::kBytes;
+    static_assert(kSlots >= 2);
+
+    std::byte* ring;  // this warp's
+    int lane, warp, chunks, steps;
+    Way way;
+
+    Panel panel = {};  // of the next chunk to be copied
+    int chunk;
+    bool more;
+    int slot = 0;  // of the next chunk to be multiplied
+
+    // Starts the first copies.
+    __device__ __forceinline__ WeightStream(std::byte* shared, int chunk_count, int step_count,
+                                            const Way& panels)
+        : lane(threadIdx.x % kWarp),
+          warp(threadIdx.x / kWarp),
+          chunks(chunk_count),
+          steps(step_count),
+          way(panels) {
+        ring = shared + warp * (kSlots * Piece::kBytes);
+        chunk = warp;
+        more = chunk < chunks && way.next(panel);  // it may have nothing of any panel
+#pragma unroll 1
+        for (int i = 0; i < kSlots; ++i) copy(i);
+    }
+
+    __device__ __forceinline__ void copy(int to) {
+        if (more) {
+            Piece::copy(ring + to * Piece::kBytes, panel, chunk, steps, lane);
+            chunk += kDecodeWarps;
+            if (chunk >= chunks) {
+                chunk = warp;
+                more = way.next(panel);
+            }
+        }
+        copy_async_commit();
+    }
+
+    // sums += this warp's share of one item.
+    template <int terms, int groups>
+    __device__ __forceinline__ void multiply(float (&sums)[groups][4],
+                                             const Operands<groups>& rows) {
+#pragma unroll 1
+        for (int at = warp; at < chunks; at += kDecodeWarps) {
+            copy_async_wait<kSlots - 1>();
+            if constexpr (Piece::kScaleBytes > 0) __syncwarp();  // scales come by other lanes
+            multiply_chunk<terms, groups>(sums, ring + slot * Piece::kBytes, at * Piece::kTiles,
+                                          rows, lane, Piece{});
+            if constexpr (Piece::kScaleBytes > 0) __syncwarp();
+            copy(slot);
+            slot = slot + 1 < kSlots ? slot + 1 : 0;
+        }
+    }
+};
 
 // Where sum number i of a panel belongs: rows r and r + 8 of a column come from threads i, i + 2.
 struct SumPlace {
@@ -100,6 +201,35 @@ __device__ __forceinline__ SumPlace sum_place(int i) {
 // The other way: where row r of a column stands among a panel's sums.
 __device__ __forceinline__ int sum_index(int r, int column) {
     return (r % 8 * 4 + column / 2) * 4 + r / 8 * 2 + column % 2;
+}
+
+// Adds the terms' and the warps' sums in order. Threads below kTileSums get sum number threadIdx.x
+// (sum_place), of the rows there are. One barrier; `buffer` must not be that of the call before.
+template <int terms, int groups>
+__device__ __forceinline__ float join_warps(const float (&sums)[groups][4], float* buffer,
+                                            const SharedRows<terms>& rows) {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+    for (int g = 0; g < groups; ++g) {
+        float* mine = buffer + (g * kDecodeWarps + warp) * kTileSums + lane * 4;
+        *reinterpret_cast<float4*>(mine) =
+            make_float4(sums[g][0], sums[g][1], sums[g][2], sums[g][3]);
+    }
+    __syncthreads();
+    const SumPlace at = sum_place(threadIdx.x);
+    float sum = 0;
+    if (threadIdx.x >= kTileSums || at.column >= rows.rows) return sum;
+#pragma unroll
+    for (int term = terms - 1; term >= 0; --term) {
+        const int column = rows.column(term, at.column);
+        const float* from = buffer + column / kDecodeRows * (kDecodeWarps * kTileSums) +
+                            sum_index(at.low ? at.r : at.r + 8, column % kDecodeRows);
+        float part = 0;
+#pragma unroll
+        for (int w = 0; w < kDecodeWarps; ++w) part += from[w * kTileSums];
+        sum += part;
+    }
+    return sum;
 }
 
 }  // namespace gptoss::cuda

@@ -1,200 +1,299 @@
 // The decode form over one bf16 matrix: norm or plain rows in, any epilogue out.
 //
-// A block takes a panel, or a share of its columns where there are few panels (splits): the last
-// block of a panel to arrive then adds the shares in order. The weights' first loads are under way
-// before the block waits for the kernel that makes its input.
+// A block takes panels in turn, or shares of their columns where there are few (splits). The first
+// weights are on their way before the block waits for the kernel that makes its input.
 #pragma once
 
-#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/decode_product.cuh"
 #include "backend/cuda/device.h"
 
 namespace gptoss::cuda {
 
-// Shares of columns, and who has brought one. Counters are zero between kernels. Without counters
-// the shares are left for the epilogue's finish().
+// Shares of columns that blocks take, whose sums are left for the epilogue's finish().
 struct Splits {
     int count = 1;
-    float* sums = nullptr;        // [panels][count][kTileSums]
-    unsigned* arrived = nullptr;  // [panels]
+    float* sums = nullptr;  // [panels][count][kTileSums]
 };
 
-// A row of floats as it is.
-struct PlainRows {
-    const float* x;  // [rows, columns]
+// How a block's warps share the making of its activation rows. Each row is made in eight parts, as
+// many as there are warps, whose sums are added in one order: a row's bits do not depend on how many
+// there are. A lane has four columns in a row of every 1024. Loops over parts are kept as loops: a
+// kernel's first pass is bound by fetching its instructions.
+constexpr int kFourStride = 4 * kDecodeThreads;
+constexpr int kFours = 3;  // loads under way at once
 
-    __device__ void prefetch(int) const {}
-    template <int terms>
-    __device__ void fill(const SharedRows<terms>& out, int begin, int end, int columns,
-                         float*) const {
-        for (int r = 0; r < out.rows; ++r)
-            for (int k = begin + 2 * threadIdx.x; k < end; k += 2 * blockDim.x) {
-                const float2 v = *reinterpret_cast<const float2*>(x + size_t(r) * columns + k);
-                out.put(r, k - begin, v.x, v.y);
-            }
+struct RowParts {
+    int row, part;  // this warp's first
+    int stride;     // from part to part
+
+    __device__ explicit RowParts(int rows) {
+        const int warp = threadIdx.x / kWarp;
+        const int warps = rows > 4 ? 1 : rows > 2 ? 2 : rows > 1 ? 4 : 8;  // a row
+        row = warp / warps;
+        part = warp % warps;
+        stride = warps;
+    }
+    __device__ static int first_column(int part) {
+        return 4 * (part * kWarp + static_cast<int>(threadIdx.x % kWarp));
     }
 };
 
-// x / sqrt(mean(x^2) + eps) * gain (RMSNorm, arXiv 1910.07467).
+__device__ __forceinline__ float4 load_four(const float* row, int k, int end) {
+    return k < end ? *reinterpret_cast<const float4*>(row + k) : make_float4(0, 0, 0, 0);
+}
+
+// A row of floats as it is.
+struct PlainRows {
+    struct Early {};
+    const float* x;  // [rows, columns]
+
+    __device__ Early early(int, int, int) const { return {}; }
+    template <int terms>
+    __device__ void fill(const SharedRows<terms>& out, Early, int begin, int end, int columns,
+                         float*) const {
+        constexpr int kOnce = kFours + 1;  // 4096 columns
+        const RowParts parts(out.rows);
+        if (parts.row >= out.rows) return;
+        const float* row = x + size_t(parts.row) * columns;
+#pragma unroll 1
+        for (int part = parts.part; part < kDecodeWarps; part += parts.stride) {
+#pragma unroll 1
+            for (int k = begin + RowParts::first_column(part); k < end; k += kOnce * kFourStride) {
+                float4 v[kOnce];
+#pragma unroll
+                for (int i = 0; i < kOnce; ++i) v[i] = load_four(row, k + i * kFourStride, end);
+#pragma unroll
+                for (int i = 0; i < kOnce; ++i)
+                    if (k + i * kFourStride < end)
+                        out.put_four(parts.row, k + i * kFourStride - begin, v[i]);
+            }
+        }
+    }
+};
+
+// x / sqrt(mean(x^2) + eps) * gain (RMSNorm, arXiv 1910.07467). With kKeep the first panel's block
+// also writes the rows to `kept`, in f16 terms.
+template <bool kKeep>
 struct NormedRows {
+    // A weight: it may come before the rows are there. Of a warp's first part.
+    struct Early {
+        float4 gain[kFours];
+    };
     const float* x;     // [.., columns]
     const int* which;   // [rows] of x; null: the first ones
     const float* gain;  // [columns]
     float eps;
-    std::byte* keep = nullptr;  // [rows, columns] out, in the own form, by the first panel's block
+    std::byte* kept = nullptr;  // [rows, columns]
 
-    // The gain is a weight: it may come before the rows are there.
-    __device__ void prefetch(int columns) const {
-        constexpr int kLine = 128 / sizeof(float);
-        for (int k = threadIdx.x * kLine; k < columns; k += kDecodeThreads * kLine)
-            prefetch_l2(gain + k);
+    __device__ Early early(int begin, int end, int rows) const {
+        Early out;
+        const int k = begin + RowParts::first_column(RowParts(rows).part);
+#pragma unroll
+        for (int i = 0; i < kFours; ++i) out.gain[i] = load_four(gain, k + i * kFourStride, end);
+        return out;
     }
+
     template <int terms>
-    __device__ void fill(const SharedRows<terms>& out, int begin, int end, int columns,
-                         float* shared) const {
-        float scale[kDecodeRows] = {};
-        add_rows(scale, out.rows, columns);
-        block_sum(scale, out.rows, shared);
+    __device__ void fill(const SharedRows<terms>& out, const Early& first, int begin, int end,
+                         int columns, float* shared) const {
+        const RowParts parts(out.rows);
+        const bool mine = parts.row < out.rows;
+        const int r = min(parts.row, out.rows - 1);
+        const float* row = x + size_t(which ? which[r] : r) * columns;
+#pragma unroll 1
+        for (int part = parts.part; part < kDecodeWarps; part += parts.stride) {
+            float squares = add_part(row, part, columns);
 #pragma unroll
-        for (int r = 0; r < kDecodeRows; ++r) scale[r] = norm_scale(scale[r], columns, eps);
-        put_rows(out, scale, begin, end, columns);
-    }
-
-    // Rows whose loads are under way at the same time.
-    static constexpr int kTogether = 4;
-
-    __device__ const float* row(int r, int columns) const {
-        return x + size_t(which ? which[r] : r) * columns;
-    }
-
-    __device__ void add_rows(float (&squares)[kDecodeRows], int rows, int columns) const {
-#pragma unroll
-        for (int first = 0; first < kDecodeRows; first += kTogether) {
-            if (first >= rows) break;
-            const float* at[kTogether];
-#pragma unroll
-            for (int i = 0; i < kTogether; ++i) at[i] = row(min(first + i, rows - 1), columns);
-            for (int k = 4 * threadIdx.x; k < columns; k += 4 * kDecodeThreads) {
-#pragma unroll
-                for (int i = 0; i < kTogether; ++i)
-                    if (first + i < rows)
-                        squares[first + i] = add_squares(
-                            squares[first + i], *reinterpret_cast<const float4*>(at[i] + k));
-            }
+            for (int offset = kWarp / 2; offset > 0; offset /= 2)
+                squares += __shfl_xor_sync(0xffffffffu, squares, offset);
+            if (mine && threadIdx.x % kWarp == 0) shared[r * kDecodeWarps + part] = squares;
         }
+        __syncthreads();
+        if (!mine) return;
+        float sum = 0;
+#pragma unroll
+        for (int part = 0; part < kDecodeWarps; ++part) sum += shared[r * kDecodeWarps + part];
+        const float scale = norm_scale(sum, columns, eps);
+#pragma unroll 1
+        for (int part = parts.part; part < kDecodeWarps; part += parts.stride)
+            put_part(out, row, first, part == parts.part, r, scale, begin + parts.first_column(part),
+                     begin, end, columns);
+    }
+
+    __device__ static float add_part(const float* row, int part, int columns) {
+        float out = 0;
+#pragma unroll 1
+        for (int k = RowParts::first_column(part); k < columns; k += kFours * kFourStride) {
+            float4 v[kFours];
+#pragma unroll
+            for (int i = 0; i < kFours; ++i) v[i] = load_four(row, k + i * kFourStride, columns);
+#pragma unroll
+            for (int i = 0; i < kFours; ++i) out = add_squares(out, v[i]);
+        }
+        return out;
     }
 
     template <int terms>
-    __device__ void put_rows(const SharedRows<terms>& out, const float (&scale)[kDecodeRows],
-                             int begin, int end, int columns) const {
+    __device__ void put_part(const SharedRows<terms>& out, const float* row, const Early& first,
+                             bool early, int r, float scale, int from, int begin, int end,
+                             int columns) const {
+#pragma unroll 1
+        for (int k = from; k < end; k += kFours * kFourStride, early = false) {
+            float4 v[kFours], g[kFours];
 #pragma unroll
-        for (int first = 0; first < kDecodeRows; first += kTogether) {
-            if (first >= out.rows) break;
-            const float* at[kTogether];
+            for (int i = 0; i < kFours; ++i) {
+                v[i] = load_four(row, k + i * kFourStride, end);
+                g[i] = early ? first.gain[i] : load_four(gain, k + i * kFourStride, end);
+            }
 #pragma unroll
-            for (int i = 0; i < kTogether; ++i) at[i] = row(min(first + i, out.rows - 1), columns);
-            for (int k = begin + 2 * threadIdx.x; k < end; k += 2 * kDecodeThreads) {
-                const float2 g = *reinterpret_cast<const float2*>(gain + k);
-#pragma unroll
-                for (int i = 0; i < kTogether; ++i) {
-                    const int r = first + i;
-                    if (r >= out.rows) break;
-                    const float2 v =
-                        scaled(*reinterpret_cast<const float2*>(at[i] + k), scale[r], g);
-                    out.put(r, k - begin, v.x, v.y);
-                    if (keep && blockIdx.x == 0)
-                        store_terms<terms>(keep + r * own_row_bytes<terms>(columns), columns, k,
-                                           v.x, v.y);
+            for (int i = 0; i < kFours; ++i) {
+                const int at = k + i * kFourStride;
+                if (at >= end) break;
+                const float2 low = scaled({v[i].x, v[i].y}, scale, {g[i].x, g[i].y});
+                const float2 high = scaled({v[i].z, v[i].w}, scale, {g[i].z, g[i].w});
+                out.put_four(r, at - begin, make_float4(low.x, low.y, high.x, high.y));
+                if (kKeep && blockIdx.x == 0) {
+                    std::byte* own = kept + r * own_row_bytes<terms>(columns);
+                    store_terms<terms, true>(own, columns, at, low.x, low.y);
+                    store_terms<terms, true>(own, columns, at + 2, high.x, high.y);
                 }
             }
         }
     }
 };
 
-// Epilogue: void operator()(int expert, int panel, int r, int column, float low, float high) with
-// the sums of rows r and r + 8 (expert 0), then void finish() by all threads of every block at its
-// end.
-template <int terms, class Input, class Epilogue>
+// Bytes of a block's weights under way: so many that one block a multiprocessor is enough, and that
+// the blocks of the kernel that follows fit beside, with theirs; fewer where shared memory is short.
+constexpr int kDenseRing = 80 * 1024;
+constexpr int kShortDenseRing = 24 * 1024;
+
+// A block's way through a matrix: every so many panels.
+struct DenseWay {
+    const std::byte* data;  // of the next panel
+    int left;               // panels
+    size_t stride;          // bytes
+
+    __device__ __forceinline__ DenseWay(const Matrix& m, int begin) {
+        const size_t panel_bytes = step_count<Bf16Tiles>(m.columns) * Bf16Tiles::kStepBytes;
+        const int panels = panel_count(m.rows), first = blockIdx.x, blocks = gridDim.x;
+        data = m.data + first * panel_bytes + begin * Bf16Tiles::kStepBytes;
+        left = (panels - first + blocks - 1) / blocks;
+        stride = blocks * panel_bytes;
+    }
+    __device__ __forceinline__ bool next(Panel& panel) {
+        if (left-- <= 0) return false;
+        panel.data = data;
+        data += stride;
+        return true;
+    }
+    // Asks the second-level cache for panels beyond what the ring has room for.
+    __device__ __forceinline__ void prefetch(int bytes) const {
+        constexpr int kAhead = 96 * 1024;
+        int under_way = kDenseRing, wanted = kAhead;
+        const std::byte* at = data;
+        for (int i = 0; i < left && wanted > 0; ++i, at += stride) {
+            const int skipped = min(bytes, under_way), size = min(bytes - skipped, wanted);
+            if (size > 0) prefetch_l2(at + skipped, size);
+            under_way -= skipped;
+            wanted -= size;
+        }
+    }
+};
+
+// Epilogue: Ready prepare(int expert, int panel, int r, int column) loads what the sums of rows r
+// and r + 8 will be joined with, while the weights are on their way; with kReadyEarly, what no
+// earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int column,
+// float low, float high) with the sums (expert 0), or with kSplits void finish() by all threads of
+// every block once the shares are in memory.
+template <int terms, int groups, int ring_bytes, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,
                                                                   int rows) {
     using Tiles = Bf16Tiles;
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
-    const int begin = steps * blockIdx.y / splits.count;
-    const int end = steps * (blockIdx.y + 1) / splits.count;
+    const int begin = Epilogue::kSplits ? steps * blockIdx.y / splits.count : 0;
+    const int end = Epilogue::kSplits ? steps * (blockIdx.y + 1) / splits.count : steps;
     std::byte* const shared = shared_memory();
-    float* const sums_buffer = reinterpret_cast<float*>(shared);
-    const SharedRows<terms> activations = {shared + kDecodeSumBytes, rows};
+    const DecodeSums<groups> buffers(shared + ring_bytes);
+    const SharedRows<terms> activations = {shared + ring_bytes + kDecodeSumBytes<groups>, rows};
+    const Operands<groups> operands(activations, buffers.zeros, threadIdx.x % kWarp);
 
-    Flight<Tiles> flight;
-    flight.load(panel_of<Tiles>(m, 0, blockIdx.x), begin + warp, end, lane);
-    input.prefetch(m.columns);
-    wait_for_earlier_kernels();
-    input.fill(activations, begin * Tiles::kColumns, end * Tiles::kColumns, m.columns, sums_buffer);
-    __syncthreads();
-    let_next_kernel_start();
+    const DenseWay way(m, begin);
+    WeightStream<Tiles, ring_bytes, DenseWay> stream(shared, end - begin, steps, way);
+    if (ring_bytes == kDenseRing && threadIdx.x == 0)
+        way.prefetch((end - begin) * Tiles::kStepBytes);
+    const auto early = input.early(begin * Tiles::kColumns, end * Tiles::kColumns, rows);
+    const SumPlace at = sum_place(threadIdx.x);
+    const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows;
 
     int turn = 0;
+#pragma unroll 1
     for (int panel = blockIdx.x; panel < panels; panel += gridDim.x, ++turn) {
-        float sums[4] = {};
-        const int following = panel + gridDim.x;
-        const Panel next = panel_of<Tiles>(m, 0, min(following, panels - 1));
-        multiply_panel(sums, flight, panel_of<Tiles>(m, 0, panel), following < panels, next, begin,
-                       end, activations, warp, lane);
-        float* const buffer = sums_buffer + turn % 2 * (kDecodeWarps * kTileSums);
-        float sum = join_warps(sums, buffer, warp, lane);
-        bool whole = true;
-        if (splits.count > 1) {
+        typename Epilogue::Ready ready = {};
+        if (mine && Epilogue::kReadyEarly) ready = epilogue.prepare(0, panel, at.r, at.column);
+        if (turn == 0) {
+            wait_for_earlier_kernels();
+            // Not before: blocks of the next kernel are to find the room that one block of this
+            // leaves on every multiprocessor, not that beside earlier kernels.
+            let_next_kernel_start();
+            input.fill(activations, early, begin * Tiles::kColumns, end * Tiles::kColumns,
+                       m.columns, buffers.sums);
+            __syncthreads();
+        }
+        if (mine && !Epilogue::kReadyEarly) ready = epilogue.prepare(0, panel, at.r, at.column);
+        float sums[groups][4] = {};
+        stream.template multiply<terms>(sums, operands);
+        const float sum = join_warps<terms>(sums, buffers.set(turn), activations);
+        if (Epilogue::kSplits) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
             if (threadIdx.x < kTileSums) shares[blockIdx.y * kTileSums + threadIdx.x] = sum;
-            whole = splits.arrived && arrive_last(splits.arrived + panel, splits.count);
-            if (whole && threadIdx.x < kTileSums) {
-                sum = 0;
-                for (int s = 0; s < splits.count; ++s)
-                    sum += __ldcg(shares + s * kTileSums + threadIdx.x);
-            }
-        }
-        if (threadIdx.x < kTileSums) {
+        } else if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            const SumPlace at = sum_place(threadIdx.x);
-            if (whole && at.low && at.column < rows) epilogue(0, panel, at.r, at.column, sum, high);
+            if (mine) epilogue(ready, 0, panel, at.r, at.column, sum, high);
         }
     }
-    epilogue.finish();
+    if constexpr (Epilogue::kSplits) epilogue.finish();
 }
 
 template <int terms>
-size_t dense_decode_shared_bytes(int rows, int columns) {
-    return kDecodeSumBytes + SharedRows<terms>::bytes(rows, columns);
+size_t dense_decode_shared_bytes(int ring_bytes, int rows, int columns) {
+    const size_t sums = group_count<terms>(rows) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
+    return ring_bytes + sums + SharedRows<terms>::bytes(rows, columns);
 }
 
 // Rows that one launch can hold, of kDecodeRows at most.
 template <int terms>
 int dense_decode_rows(const Device& device, int columns) {
     int rows = kDecodeRows;
-    while (rows > 1 && dense_decode_shared_bytes<terms>(rows, columns) > device.shared_limit)
+    while (rows > 1 &&
+           dense_decode_shared_bytes<terms>(kShortDenseRing, rows, columns) > device.shared_limit)
         --rows;
     return rows;
 }
 
-// Launches over `rows` rows. More panels than fill the device some times over go round in turns,
-// so that a block fills its activations but once.
+// Launches over `rows` rows.
 template <int terms, class Input, class Epilogue>
 void launch_dense_decode(const Device& device, const Matrix& m, const Input& input,
                          const Epilogue& epilogue, const Splits& splits, int rows) {
-    constexpr int kSomeTimes = 8;
-    const auto kernel = dense_decode<terms, Input, Epilogue>;
     const int columns = (m.columns / kTileColumns + splits.count - 1) / splits.count * kTileColumns;
-    const size_t shared = dense_decode_shared_bytes<terms>(rows, columns);
-    const int panels = panel_count(m.rows);
-    int blocks = panels;
-    if (panels > kSomeTimes * device.multiprocessors)
-        blocks =
-            device.multiprocessors *
-            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
-           epilogue, splits, rows);
+    const bool one = group_count<terms>(rows) == 1;
+    const auto launch_ring = [&](auto ring) {
+        constexpr int kRing = ring();
+        const auto kernel = one ? dense_decode<terms, 1, kRing, Input, Epilogue>
+                                : dense_decode<terms, terms, kRing, Input, Epilogue>;
+        const size_t shared = dense_decode_shared_bytes<terms>(kRing, rows, columns);
+        int resident = 1;
+        if (kRing != kDenseRing)
+            resident = resident_blocks(device, reinterpret_cast<const void*>(kernel),
+                                       kDecodeThreads, shared);
+        const int blocks = min(panel_count(m.rows), resident * device.multiprocessors);
+        launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
+               epilogue, splits, rows);
+    };
+    if (dense_decode_shared_bytes<terms>(kDenseRing, rows, columns) <= device.shared_limit)
+        launch_ring(std::integral_constant<int, kDenseRing>());
+    else
+        launch_ring(std::integral_constant<int, kShortDenseRing>());
 }
 
 }  // namespace gptoss::cuda

@@ -23,7 +23,8 @@ inline bool has_warpgroups(const Device& device) { return device.architecture ==
 void check(cudaError_t status, const char* doing);
 
 // More shared memory than is always allowed must be asked for: all there is, so that what a kernel
-// may use is never lowered under a recorded launch.
+// may use is never lowered under a recorded launch. Every kernel asks for the same share of what
+// multiprocessors have.
 void allow_shared(const Device& device, const void* kernel, size_t shared_bytes);
 
 // Blocks of a kernel that one multiprocessor holds at once, at least one.

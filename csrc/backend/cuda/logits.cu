@@ -7,16 +7,18 @@ namespace gptoss::cuda {
 namespace {
 
 struct LogitsEpilogue {
+    struct Ready {};
+    static constexpr bool kReadyEarly = true, kSplits = false;
     float* logits;
     int vocab;
 
-    __device__ void operator()(int, int panel, int r, int i, float low, float high) const {
+    __device__ Ready prepare(int, int, int, int) const { return {}; }
+    __device__ void operator()(Ready, int, int panel, int r, int i, float low, float high) const {
         const int row = panel * kTileRows + r;
         float* out = logits + size_t(i) * vocab;
         if (row < vocab) out[row] = low;
         if (row + 8 < vocab) out[row + 8] = high;
     }
-    __device__ void finish() const {}
 };
 
 template <int terms>
@@ -24,7 +26,7 @@ void run(const Device& device, const LogitsArgs& a) {
     const int most = dense_decode_rows<terms>(device, a.hidden);
     for (int first = 0; first < a.outputs; first += most)
         launch_dense_decode<terms>(device, a.weight,
-                                   NormedRows{a.x, a.row + first, a.norm, a.eps, nullptr},
+                                   NormedRows<false>{a.x, a.row + first, a.norm, a.eps},
                                    LogitsEpilogue{a.logits + size_t(first) * a.vocab, a.vocab},
                                    Splits{}, min(most, a.outputs - first));
 }

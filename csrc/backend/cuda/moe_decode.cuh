@@ -2,8 +2,8 @@
 // rows that chose it.
 //
 // The work is the panels of the chosen experts, in one line, cut into equal stretches for as many
-// blocks as the device holds; a block fills its activations when it comes to another expert. Bound
-// by the weights' bytes.
+// blocks as the device holds; a block fills its activations when it comes to other rows. Bound by
+// the weights' bytes.
 #pragma once
 
 #include "backend/cuda/dense_decode.cuh"
@@ -24,16 +24,20 @@ struct ChosenExperts {
     int pair_expert[kMostPairs];
     int first[kMostPairs];  // 1: no earlier pair has its expert
     int expert[kMostPairs];
-    int pair[kDecodeRows];  // of the expert at hand
-    int count;              // experts
-    int rows;               // of the expert at hand
+    int pair[kDecodeRows];   // of the expert at hand
+    int input[kDecodeRows];  // the rows they are of
+    int count;               // experts
+    int rows;                // of the expert at hand
+    bool same;               // as those of the expert before
 
     __device__ void find(const ExpertRows& in) {
         const int i = threadIdx.x;
-        if (i < in.pairs) pair_expert[i] = in.expert[i];
+        // Past the first cache, which may hold what another layer's router wrote.
+        if (i < in.pairs) pair_expert[i] = __ldcg(in.expert + i);
         __syncthreads();
         if (i < in.pairs) {
             int earlier = 0;
+#pragma unroll 1
             for (int before = 0; before < i; ++before)
                 earlier |= pair_expert[before] == pair_expert[i];
             first[i] = !earlier;
@@ -41,6 +45,7 @@ struct ChosenExperts {
         __syncthreads();
         if (i < in.pairs) {
             int rank = 0;
+#pragma unroll 1
             for (int before = 0; before < i; ++before) rank += first[before];
             if (first[i]) expert[rank] = pair_expert[i];
             if (i == in.pairs - 1) count = rank + first[i];
@@ -48,103 +53,174 @@ struct ChosenExperts {
         __syncthreads();
     }
 
-    // Lists the pairs of the expert numbered `index`. Between barriers.
-    __device__ void take(const ExpertRows& in, int index) {
-        if (threadIdx.x == 0) {
-            rows = 0;
-            for (int i = 0; i < in.pairs; ++i)
-                if (pair_expert[i] == expert[index]) pair[rows++] = i;
+    // Lists the pairs of the expert numbered `index`, by one warp. Between barriers.
+    __device__ void take(const ExpertRows& in, int index, bool first, int lane) {
+        int taken = 0;
+        bool differs = first;
+#pragma unroll 1
+        for (int from = 0; from < in.pairs; from += kWarp) {
+            const int i = from + lane;
+            const bool here = i < in.pairs && pair_expert[i] == expert[index];
+            const unsigned all = __ballot_sync(0xffffffffu, here);
+            const int place = taken + __popc(all & ((1u << lane) - 1));
+            if (here) {
+                const int row = i / in.slots;
+                differs |= first || place >= rows || input[place] != row;
+                pair[place] = i;
+                input[place] = row;
+            }
+            taken += __popc(all);
+        }
+        differs = __any_sync(0xffffffffu, differs);
+        __syncwarp();
+        if (lane == 0) {
+            same = !differs && taken == rows;
+            rows = taken;
         }
     }
 };
 
 constexpr size_t kChosenBytes = (sizeof(ChosenExperts) + 15) / 16 * 16;
 
-// Copies the rows of the expert at hand; columns that only pad the last step become zeros.
+// Copies the rows of the expert at hand; columns that only pad the last chunk become zeros.
 template <int terms>
 __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const ExpertRows& in,
-                                          const int* pair, int columns, int padded) {
-    constexpr int kChunk = 8;  // values
-    const unsigned chunks = padded / kChunk, all = chunks * terms * out.rows;
-    for (unsigned i = threadIdx.x; i < all; i += kDecodeThreads) {
-        const unsigned k = i % chunks * kChunk, term = i / chunks % terms, row = i / chunks / terms;
-        const std::byte* from =
-            in.own + size_t(pair[row] / in.slots) * own_row_bytes<terms>(columns);
-        const bool valid = k < static_cast<unsigned>(columns);
-        copy_async_16(out.at(k / kTileColumns, term, row) + k % kTileColumns * 2,
-                      valid ? from + (size_t(term) * columns + k) * 2 : from, valid);
+                                          const int* input, int columns, int padded) {
+    constexpr int kPiece = 8;  // values
+    constexpr int kLoads = 3;  // under way at once
+    const int pieces = padded / kPiece;
+    int piece = threadIdx.x, term = 0, row = 0;
+#pragma unroll 1
+    while (term < terms) {
+        uint4 value[kLoads];
+        std::byte* to[kLoads];
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n, piece += kDecodeThreads) {
+            while (piece >= pieces) {
+                piece -= pieces;
+                if (++row == out.rows) row = 0, ++term;
+            }
+            value[n] = make_uint4(0, 0, 0, 0);
+            to[n] = nullptr;
+            if (term >= terms) continue;
+            const int k = piece * kPiece;
+            to[n] = out.at(k / kTileColumns, term, row) + k % kTileColumns * 2;
+            const std::byte* own = in.own + size_t(input[row]) * own_row_bytes<terms>(columns);
+            if (k < columns)
+                value[n] = __ldcg(
+                    reinterpret_cast<const uint4*>(own + (size_t(term) * columns + k) * 2));
+        }
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n)
+            if (to[n]) *reinterpret_cast<uint4*>(to[n]) = value[n];
     }
-    copy_async_commit();
-    copy_async_wait<0>();
 }
 
-// Epilogue: void operator()(int expert, int panel, int r, int pair, float low, float high), then
-// void finish_panel(int panel, int experts) by all threads.
-template <int terms, class Epilogue>
-__global__ __launch_bounds__(kDecodeThreads,
-                             terms > kFastTerms ? 1 : 2) void moe_decode(Matrix m, ExpertRows in,
-                                                                         Epilogue epilogue) {
-    using Tiles = Mxfp4Tiles;
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
-    std::byte* const shared = shared_memory();
-    float* const sums_buffer = reinterpret_cast<float*>(shared);
-    auto& chosen = *reinterpret_cast<ChosenExperts*>(shared + kDecodeSumBytes);
-    std::byte* const rows_at = shared + kDecodeSumBytes + kChosenBytes;
+// Bytes of a block's weights under way. There are two blocks a multiprocessor, since decoding MXFP4
+// takes as many instructions as it does, and those of the kernel that follows fit beside.
+constexpr int kMoeRing = 34 * 1024;
+constexpr int kShortMoeRing = 20 * 1024;
 
-    wait_for_earlier_kernels();
-    let_next_kernel_start();
+// What a block's shared memory holds.
+template <int terms, int groups, int ring_bytes>
+struct MoeShared {
+    std::byte* ring = shared_memory();
+    std::byte* sums = ring + ring_bytes;
+    ChosenExperts& chosen = *reinterpret_cast<ChosenExperts*>(sums + kDecodeSumBytes<groups>);
+    std::byte* rows = sums + kDecodeSumBytes<groups> + kChosenBytes;
+};
+
+template <int terms>
+size_t moe_decode_shared_bytes(int ring_bytes, int tokens, int columns) {
+    constexpr int kColumns = Chunk<Mxfp4Tiles>::kColumns;
+    const int padded = (columns + kColumns - 1) / kColumns * kColumns;
+    const size_t sums =
+        group_count<terms>(tokens) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
+    return ring_bytes + sums + kChosenBytes + SharedRows<terms>::bytes(tokens, padded);
+}
+
+// A block's way through its stretch of the chosen experts' panels.
+struct MoeWay {
+    const Matrix& m;
+    const int* expert;
+    int panels, index, panel, left;
+
+    __device__ __forceinline__ bool next(Panel& out) {
+        if (left-- <= 0) return false;
+        if (panel == panels) {
+            panel = 0;
+            ++index;
+        }
+        out = panel_of<Mxfp4Tiles>(m, expert[index], panel++);
+        return true;
+    }
+};
+
+// Epilogue: as for dense_decode, with the pair for the column; then void finish(int begin, int end,
+// int panels, int experts) by all threads for the block's items.
+// Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one began:
+// it lets the next one start only after it has waited itself.
+template <int terms, int groups, int ring_bytes, class Epilogue>
+__global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decode(
+    Matrix m, ExpertRows in, Epilogue epilogue) {
+    using Tiles = Mxfp4Tiles;
+    const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
+    const int chunks = (steps + Chunk<Tiles>::kSteps - 1) / Chunk<Tiles>::kSteps;
+    const MoeShared<terms, groups, ring_bytes> shared;
+    const DecodeSums<groups> buffers(shared.sums);
+    ChosenExperts& chosen = shared.chosen;
+
+    if (!Epilogue::kChosenBefore) wait_for_earlier_kernels();
+    if (!Epilogue::kChosenBefore) let_next_kernel_start();
     chosen.find(in);
     const int items = chosen.count * panels;
-    const int begin = static_cast<int>(int64_t{items} * blockIdx.x / gridDim.x);
-    const int end = static_cast<int>(int64_t{items} * (blockIdx.x + 1) / gridDim.x);
-    const auto panel_at = [&](int item) {
-        return panel_of<Tiles>(m, chosen.expert[item / panels], item % panels);
-    };
-    Flight<Tiles> flight;
-    if (begin < end) flight.load(panel_at(begin), warp, steps, lane);
-    int at_hand = -1;
-    for (int item = begin; item < end; ++item) {
-        const int index = item / panels;
-        if (index != at_hand) {
+    const int begin = static_cast<int>(unsigned(items) * blockIdx.x / gridDim.x);
+    const int end = static_cast<int>(unsigned(items) * (blockIdx.x + 1) / gridDim.x);
+    int index = begin / panels, panel = begin % panels;
+    WeightStream<Tiles, ring_bytes, MoeWay> stream(
+        shared.ring, chunks, steps, MoeWay{m, chosen.expert, panels, index, panel, end - begin});
+    if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
+    if (Epilogue::kChosenBefore) let_next_kernel_start();
+#pragma unroll 1
+    for (int item = begin; item < end; ++item, ++panel) {
+        if (item == begin || panel == panels) {
+            if (panel == panels) {
+                panel = 0;
+                ++index;
+            }
             __syncthreads();
-            chosen.take(in, index);
+            if (threadIdx.x < kWarp) chosen.take(in, index, item == begin, threadIdx.x);
             __syncthreads();
-            fill_rows(SharedRows<terms>{rows_at, chosen.rows}, in, chosen.pair, m.columns,
-                      steps * Tiles::kColumns);
+            if (!chosen.same)
+                fill_rows(SharedRows<terms>{shared.rows, chosen.rows}, in, chosen.input, m.columns,
+                          chunks * Chunk<Tiles>::kColumns);
             __syncthreads();
-            at_hand = index;
         }
-        const SharedRows<terms> rows = {rows_at, chosen.rows};
-        float sums[4] = {};
-        const Panel next = panel_at(min(item + 1, end - 1));
-        multiply_panel(sums, flight, panel_at(item), item + 1 < end, next, 0, steps, rows, warp,
-                       lane);
-        float* const buffer = sums_buffer + item % 2 * (kDecodeWarps * kTileSums);
-        const float sum = join_warps(sums, buffer, warp, lane);
+        const SharedRows<terms> rows = {shared.rows, chosen.rows};
+        const SumPlace at = sum_place(threadIdx.x);
+        const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
+        const int expert = chosen.expert[index], pair = mine ? chosen.pair[at.column] : 0;
+        typename Epilogue::Ready ready = {};
+        if (mine) ready = epilogue.prepare(expert, panel, at.r, pair);
+        float sums[groups][4] = {};
+        stream.template multiply<terms>(
+            sums, Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
+        const float sum = join_warps<terms>(sums, buffers.set(item), rows);
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            const SumPlace at = sum_place(threadIdx.x);
-            if (at.low && at.column < chosen.rows)
-                epilogue(chosen.expert[index], item % panels, at.r, chosen.pair[at.column],
-                         sum * Tiles::kUnit, high * Tiles::kUnit);
+            if (mine) epilogue(ready, expert, panel, at.r, pair, sum, high);
         }
-        epilogue.finish_panel(item % panels, chosen.count);
     }
+    epilogue.finish(begin, end, panels, chosen.count);
 }
 
-// An expert has at most one pair of each token.
-template <int terms>
-size_t moe_decode_shared_bytes(int tokens, int columns) {
-    return kDecodeSumBytes + kChosenBytes +
-           SharedRows<terms>::bytes(tokens, step_count<Mxfp4Tiles>(columns) * Mxfp4Tiles::kColumns);
-}
-
-// Tokens that one launch can hold, of kDecodeRows at most.
+// An expert has at most one pair of each token: tokens that one launch can hold, of kDecodeRows at
+// most.
 template <int terms>
 int moe_decode_tokens(const Device& device, int columns) {
     int tokens = kDecodeRows;
-    while (tokens > 1 && moe_decode_shared_bytes<terms>(tokens, columns) > device.shared_limit)
+    while (tokens > 1 &&
+           moe_decode_shared_bytes<terms>(kShortMoeRing, tokens, columns) > device.shared_limit)
         --tokens;
     return tokens;
 }
@@ -152,12 +228,22 @@ int moe_decode_tokens(const Device& device, int columns) {
 template <int terms, class Epilogue>
 void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& in, int tokens,
                        const Epilogue& epilogue) {
-    const auto kernel = moe_decode<terms, Epilogue>;
-    const size_t shared = moe_decode_shared_bytes<terms>(tokens, m.columns);
-    const int resident =
-        resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
-    const int blocks = min(resident * device.multiprocessors, in.pairs * panel_count(m.rows));
-    launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
+    const bool one = group_count<terms>(tokens) == 1;
+    const auto launch_ring = [&](auto ring) {
+        constexpr int kRing = ring();
+        const auto kernel = one ? moe_decode<terms, 1, kRing, Epilogue>
+                                : moe_decode<terms, terms, kRing, Epilogue>;
+        const size_t shared = moe_decode_shared_bytes<terms>(kRing, tokens, m.columns);
+        const int resident =
+            resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
+        const int blocks =
+            min(min(resident, 2) * device.multiprocessors, in.pairs * panel_count(m.rows));
+        launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
+    };
+    if (moe_decode_shared_bytes<terms>(kMoeRing, tokens, m.columns) <= device.shared_limit)
+        launch_ring(std::integral_constant<int, kMoeRing>());
+    else
+        launch_ring(std::integral_constant<int, kShortMoeRing>());
 }
 
 }  // namespace gptoss::cuda

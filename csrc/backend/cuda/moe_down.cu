@@ -1,7 +1,7 @@
 // Stage moe_down: each chosen expert's down product and bias, their weighted sum, the residual. The
-// products of a row's experts come from different blocks; in the decode form the last block of a
-// panel adds them, in the prefill form a second kernel: slot by slot, best expert first. Bound as
-// moe_up is.
+// products of a row's experts come from different blocks; in the decode form the last block that
+// ends with a panel adds them, in the prefill form a second kernel: slot by slot, best expert
+// first. Bound as moe_up is.
 #include "backend/cuda/moe_decode.cuh"
 #include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
@@ -19,6 +19,7 @@ struct Sum {
 
     __device__ void add(int t, int row) const {
         float sum = 0;
+#pragma unroll 4
         for (int slot = 0; slot < top_k; ++slot) {
             const size_t pair = size_t(t) * top_k + slot;
             sum += weight[pair] * __ldcg(partial + pair * hidden + row);
@@ -28,26 +29,53 @@ struct Sum {
 };
 
 struct DownEpilogue {
+    struct Ready {
+        float bias[2];
+    };
+    static constexpr bool kChosenBefore = true;
     const float* bias;  // [experts, hidden]
     float* partial;     // [pairs, hidden]
     unsigned* arrived;  // [panels]
     Sum sum;
 
-    __device__ void put(int expert, int row, int pair, float value) const {
-        if (row < sum.hidden)
-            partial[size_t(pair) * sum.hidden + row] =
-                value + bias[size_t(expert) * sum.hidden + row];
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        const int row = panel * kTileRows + r;
+        const float* b = bias + size_t(expert) * sum.hidden + row;
+        return {{row < sum.hidden ? b[0] : 0, row + 8 < sum.hidden ? b[8] : 0}};
     }
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float low,
+                               float high) const {
+        const int row = panel * kTileRows + r;
+        float* out = partial + size_t(pair) * sum.hidden + row;
+        if (row < sum.hidden) out[0] = low + ready.bias[0];
+        if (row + 8 < sum.hidden) out[8] = high + ready.bias[1];
+    }
+    // Prefill form.
     __device__ void operator()(int expert, int panel, int r, int pair, float low,
                                float high) const {
-        put(expert, panel * kTileRows + r, pair, low);
-        put(expert, panel * kTileRows + r + 8, pair, high);
+        (*this)(prepare(expert, panel, r, pair), expert, panel, r, pair, low, high);
     }
-    __device__ void finish_panel(int panel, int experts) const {
-        if (!arrive_last(arrived + panel, experts)) return;
-        for (int i = threadIdx.x; i < sum.tokens * kTileRows; i += kDecodeThreads) {
-            const int row = panel * kTileRows + i % kTileRows;
-            if (row < sum.hidden) sum.add(i / kTileRows, row);
+    // For all of a block's items at once, since the hand-over is slow.
+    __device__ void finish(int begin, int end, int panels, int experts) const {
+        __shared__ bool last[kDecodeThreads];
+#pragma unroll 1
+        for (int first = begin; first < end; first += kDecodeThreads) {
+            const int items = min(kDecodeThreads, end - first), mine = threadIdx.x;
+            __syncthreads();
+            if (mine < items) {
+                unsigned* counter = arrived + (first + mine) % panels;
+                __threadfence();  // of the whole block's writes, which the barrier put before it
+                last[mine] = atomicAdd(counter, 1u) == unsigned(experts) - 1;
+                if (last[mine]) *counter = 0;
+            }
+            __syncthreads();
+            __threadfence();
+#pragma unroll 1
+            for (int i = threadIdx.x; i < items * sum.tokens * kTileRows; i += kDecodeThreads) {
+                const int item = i / (sum.tokens * kTileRows);
+                const int row = (first + item) % panels * kTileRows + i % kTileRows;
+                if (last[item] && row < sum.hidden) sum.add(i / kTileRows % sum.tokens, row);
+            }
         }
     }
 };
@@ -56,9 +84,9 @@ struct DownEpilogue {
 __global__ __launch_bounds__(kSumThreads) void sum_kernel(Sum sum) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const int64_t i = (int64_t{blockIdx.x} * kSumThreads + threadIdx.x) * 4;
-    if (i >= int64_t{sum.tokens} * sum.hidden) return;
-    const int t = static_cast<int>(i / sum.hidden), row = static_cast<int>(i % sum.hidden);
+    const int i = (blockIdx.x * kSumThreads + threadIdx.x) * 4;
+    if (i >= sum.tokens * sum.hidden) return;
+    const int t = i / sum.hidden, row = i % sum.hidden;
     float4 all = make_float4(0, 0, 0, 0);
     for (int slot = 0; slot < sum.top_k; ++slot) {
         const size_t pair = size_t(t) * sum.top_k + slot;
@@ -111,9 +139,8 @@ void moe_down(const Device& device, Precision precision, const MoeDownArgs& args
     if (args.form == Form::kDecode)
         with_terms(precision, [&](auto terms) { decode<terms()>(device, args, scratch); });
     else
-        with_prefill_form(device, precision, [&](auto form) {
-            prefill<decltype(form)>(device, args, scratch);
-        });
+        with_prefill_form(device, precision,
+                          [&](auto form) { prefill<decltype(form)>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

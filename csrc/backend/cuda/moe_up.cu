@@ -8,54 +8,77 @@
 namespace gptoss::cuda {
 namespace {
 
-// min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons that keep
-// a NaN.
+// min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1); comparisons that
+// keep a NaN.
 __device__ __forceinline__ float swiglu(float gate, float up, float limit) {
     gate = gate > limit ? limit : gate;
     up = up > limit ? limit : up < -limit ? -limit : up;
     return gate / (1 + expf(-1.702f * gate)) * (up + 1);
 }
 
+// The decode form: `act` of f16 terms.
 template <int terms>
 struct SwigluEpilogue {
+    struct Ready {
+        float bias[2];
+    };
+    static constexpr bool kChosenBefore = false;  // of the decode form
     const float* bias;  // [experts, 2 inner]   gates and ups in turn, as published
     std::byte* act;
     int inner;
     float limit;
 
-    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        const int i = panel * 8 + r;
+        if (i >= inner) return {};
+        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        return {{b[0], b[1]}};
+    }
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float gate,
+                               float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;
-        const float* b = bias + (size_t(expert) * inner + i) * 2;
-        const float value = swiglu(gate + b[0], up + b[1], limit);
+        const float value = swiglu(gate + ready.bias[0], up + ready.bias[1], limit);
         uint16_t* out = reinterpret_cast<uint16_t*>(act + pair * own_row_bytes<terms>(inner)) + i;
         uint32_t parts[terms];
-        split<terms>(value, 0, parts);
+        split_f16<terms>(value, 0, parts);
 #pragma unroll
         for (int term = 0; term < terms; ++term)
             out[size_t(term) * inner] = static_cast<uint16_t>(parts[term]);
     }
-    __device__ void finish_panel(int, int) const {}
+    __device__ void finish(int, int, int, int) const {}
 };
 
 // The prefill form: `act` as prefill_form.cuh has it.
 template <class Rows>
 struct PrefillSwiglu {
+    struct Ready {
+        float bias[2];
+    };
     const float* bias;  // [experts, 2 inner]
     std::byte* act;
     int inner;
     float limit;
 
-    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        const int i = panel * 8 + r;
+        if (i >= inner) return {};
+        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        return {{__ldg(b), __ldg(b + 1)}};
+    }
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float gate,
+                               float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;
-        const float* b = bias + (size_t(expert) * inner + i) * 2;
         uint32_t parts[Rows::terms];
-        split<Rows::terms>(swiglu(gate + __ldg(b), up + __ldg(b + 1), limit), 0, parts);
+        split<Rows::terms>(swiglu(gate + ready.bias[0], up + ready.bias[1], limit), 0, parts);
         auto* out = reinterpret_cast<uint16_t*>(act + pair * Rows::row_bytes(inner));
 #pragma unroll
         for (int term = 0; term < Rows::terms; ++term)
             out[size_t(term) * inner + Rows::place(i)] = static_cast<uint16_t>(parts[term]);
+    }
+    __device__ void operator()(int expert, int panel, int r, int pair, float gate, float up) const {
+        (*this)(prepare(expert, panel, r, pair), expert, panel, r, pair, gate, up);
     }
 };
 
@@ -91,9 +114,8 @@ void moe_up(const Device& device, Precision precision, const MoeUpArgs& args,
     if (args.form == Form::kDecode)
         with_terms(precision, [&](auto terms) { decode<terms()>(device, args); });
     else
-        with_prefill_form(device, precision, [&](auto form) {
-            prefill<decltype(form)>(device, args, scratch);
-        });
+        with_prefill_form(device, precision,
+                          [&](auto form) { prefill<decltype(form)>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

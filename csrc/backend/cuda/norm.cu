@@ -42,7 +42,7 @@ __global__ __launch_bounds__(kThreads) void norm_rows_kernel(NormArgs a, std::by
     }
 }
 
-template <class Rows>
+template <class Rows, bool f16>
 __global__ __launch_bounds__(kThreads) void read_rows_kernel(const uint16_t* own, int columns,
                                                              float* out) {
     wait_for_earlier_kernels();
@@ -50,16 +50,16 @@ __global__ __launch_bounds__(kThreads) void read_rows_kernel(const uint16_t* own
         float sum = 0;  // smallest first, as it was split
         for (int term = Rows::terms - 1; term >= 0; --term) {
             const size_t at = (size_t(blockIdx.x) * Rows::terms + term) * columns + Rows::place(k);
-            sum += __uint_as_float(uint32_t{own[at]} << 16);
+            const uint32_t value = own[at];
+            sum += f16 ? unpack_f16(value).x : __uint_as_float(value << 16);
         }
         out[size_t(blockIdx.x) * columns + k] = sum;
     }
 }
 
-// The decode form's rows are as the prefill form's are, of other numbers of terms.
-template <class Rows>
+template <class Rows, bool f16>
 void read(const Device& device, const std::byte* own, int rows, int columns, float* out) {
-    launch(device, read_rows_kernel<Rows>, dim3(rows), dim3(kThreads), 0,
+    launch(device, read_rows_kernel<Rows, f16>, dim3(rows), dim3(kThreads), 0,
            reinterpret_cast<const uint16_t*>(own), columns, out);
 }
 
@@ -76,11 +76,11 @@ void read_rows(const Device& device, Precision precision, Form form, const std::
                int columns, float* out) {
     if (form == Form::kDecode)
         with_terms(precision, [&](auto terms) {
-            read<PrefillForm<terms(), false>>(device, own, rows, columns, out);
+            read<PrefillForm<terms(), false>, true>(device, own, rows, columns, out);
         });
     else
         with_prefill_form(device, precision, [&](auto prefill) {
-            read<decltype(prefill)>(device, own, rows, columns, out);
+            read<decltype(prefill), false>(device, own, rows, columns, out);
         });
 }
 

@@ -8,8 +8,8 @@
 namespace gptoss::cuda {
 
 // How many terms a float is kept as, and which product takes the rows: prefill_warpgroup.cuh if
-// `warpgroup`, else prefill_product.cuh. The former copies rows to shared memory as they are, so the
-// 32 columns of a tile stand in the order in which the matrix unit counts them: a lane's eight
+// `warpgroup`, else prefill_product.cuh. The former copies rows to shared memory as they are, so
+// the 32 columns of a tile stand in the order in which the matrix unit counts them: a lane's eight
 // weights, columns 8 t to 8 t + 7, are its columns 2 t, 2 t + 1, 2 t + 8 and 2 t + 9 of two
 // products.
 template <int kTerms, bool kWarpgroup>

@@ -1,11 +1,11 @@
 // The prefill form of a product by warpgroups (sm_90a), activations of one bf16 term.
 //
-// A block computes 192 weight rows x up to 128 activation rows; each of its twelve warps has a panel
-// of weights, which is the unit's left operand as it stands (MXFP4 is decoded in registers, while
-// earlier products run). Weights and activations come through shared memory by asynchronous copies,
-// several steps of 64 columns ahead. How many activation rows a product has follows from the tile's
-// count, by 32: experts have few. A sum runs over the columns in one order, whatever stands beside
-// it. Bound by the matrix units, with few rows by the second-level cache.
+// A block computes 192 weight rows x up to 128 activation rows; each of its twelve warps has a
+// panel of weights, which is the unit's left operand as it stands (MXFP4 is decoded in registers,
+// while earlier products run). Weights and activations come through shared memory by asynchronous
+// copies, several steps of 64 columns ahead. How many activation rows a product has follows from
+// the tile's count, by 32: experts have few. A sum runs over the columns in one order, whatever
+// stands beside it. Bound by the matrix units, with few rows by the second-level cache.
 #pragma once
 
 #include "backend/cuda/prefill_product.cuh"
@@ -28,7 +28,8 @@ struct GroupStage {
     static constexpr size_t kLoadBytes = Tiles::kStepBytes + Tiles::kStepScaleBytes;
     static constexpr size_t kPanelBytes = kLoads * kLoadBytes;
     static constexpr size_t kRowsBytes = size_t{kGroupRows} * kGroupColumns * 2;
-    static constexpr size_t kBytes = (kRowsBytes + kGroupsPanels * kPanelBytes + 1023) / 1024 * 1024;
+    static constexpr size_t kBytes =
+        (kRowsBytes + kGroupsPanels * kPanelBytes + 1023) / 1024 * 1024;
     static constexpr int kMost = static_cast<int>(size_t{200} * 1024 / kBytes);
     static constexpr int kCount = kMost > 6 ? 6 : kMost;
     // A stage is filled while the products of the one before may still read theirs.
@@ -56,16 +57,41 @@ __device__ __forceinline__ void copy_weights(std::byte* to, const Panel& panel, 
     }
 }
 
-__device__ __forceinline__ void read_weights(const std::byte* at, int lane, Bf16Tiles::Loaded& w) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-        w.part[i] = *reinterpret_cast<const uint4*>(at + i * 512 + lane * 16);
-}
+#ifdef GPTOSS_HAS_WARPGROUPS
 
-__device__ __forceinline__ void read_weights(const std::byte* at, int lane, Mxfp4Tiles::Loaded& w) {
-    w.words = *reinterpret_cast<const uint4*>(at + lane * 16);
-    w.scales = *reinterpret_cast<const uint32_t*>(at + Mxfp4Tiles::kStepBytes + lane / 4 * 4);
-}
+// A warp's weights of a step in shared memory. fragment() comes after the wait that frees the
+// registers of product i, and makes nothing for them before (warpgroup.cuh, hold).
+template <class Tiles>
+struct StepWeights;
+
+template <>
+struct StepWeights<Bf16Tiles> {
+    const std::byte* own;
+
+    __device__ StepWeights(const std::byte* at, int lane) : own(at + lane * 16) {}
+    __device__ void fragment(int i, uint32_t (&a)[4]) {
+        const uint4 v = *reinterpret_cast<const uint4*>(own + i * (Bf16Tiles::kStepBytes / 2));
+        a[0] = v.x;
+        a[1] = v.y;
+        a[2] = v.z;
+        a[3] = v.w;
+    }
+};
+
+template <>
+struct StepWeights<Mxfp4Tiles> {
+    Mxfp4Tiles::Loaded w;
+
+    __device__ StepWeights(const std::byte* at, int lane)
+        : w{*reinterpret_cast<const uint4*>(at + lane * 16),
+            *reinterpret_cast<const uint32_t*>(at + Mxfp4Tiles::kStepBytes + lane / 4 * 4)} {}
+    __device__ void fragment(int i, uint32_t (&a)[4]) {
+        hold(i < 2 ? w.words.x : w.words.z);
+        hold(i < 2 ? w.words.y : w.words.w);
+        hold(w.scales);
+        Mxfp4Tiles::fragment(w, i, a);
+    }
+};
 
 // The activation rows that this thread copies: 16 bytes of a step's 128, of every 48th row.
 template <int kRows>
@@ -78,7 +104,9 @@ struct CopiedRows {
     int chunk, first, count, columns;
 
     __device__ CopiedRows(const std::byte* own, const int* input, int count, int columns)
-        : chunk(threadIdx.x % kChunks), first(threadIdx.x / kChunks), count(count),
+        : chunk(threadIdx.x % kChunks),
+          first(threadIdx.x / kChunks),
+          count(count),
           columns(columns) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
@@ -100,15 +128,13 @@ struct CopiedRows {
     }
 };
 
-#ifdef GPTOSS_HAS_WARPGROUPS
-
-// All of a block's work from the first copy of activations on. The weights of the first kAhead steps
-// are on their way.
-template <class Tiles, int kRows, class Epilogue>
+// The sums of kRows activation rows, from the first copy of activations on: thread by thread in
+// shared memory in the end, [kRows / 2][kGroupThreads]. The weights of the first kAhead steps are
+// on their way.
+template <class Tiles, int kRows>
 __device__ __forceinline__ void multiply_group_rows(std::byte* shared, const Panel& panel,
-                                                    int own_panel, const Matrix& m,
-                                                    const RowTile& tile, const std::byte* own,
-                                                    const int* rows, const Epilogue& epilogue) {
+                                                    const Matrix& m, const RowTile& tile,
+                                                    const std::byte* own, const int* rows) {
     using Stage = GroupStage<Tiles>;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int steps = (m.columns + kGroupColumns - 1) / kGroupColumns;
@@ -133,14 +159,11 @@ __device__ __forceinline__ void multiply_group_rows(std::byte* shared, const Pan
         }
         copy_async_commit();
         const std::byte* const stage = shared + now * Stage::kBytes;
-        typename Tiles::Loaded weights[Stage::kLoads];
-#pragma unroll
-        for (int load = 0; load < Stage::kLoads; ++load)
-            read_weights(stage + weights_at + load * Stage::kLoadBytes, lane, weights[load]);
+        StepWeights<Tiles> weights(stage + weights_at, lane);
 #pragma unroll
         for (int i = 0; i < kStepProducts; ++i) {
             wait_for_products<kStepProducts - 1>();
-            Tiles::fragment(weights[i / Tiles::kFragments], i % Tiles::kFragments, a[i]);
+            weights.fragment(i, a[i]);
             begin_product();
             start_product<kRows>(sums, a[i], describe_rows(stage, i));
             commit_product();
@@ -149,29 +172,51 @@ __device__ __forceinline__ void multiply_group_rows(std::byte* shared, const Pan
         later = later + 1 == Stage::kCount ? 0 : later + 1;
     }
     finish_products(sums);
-    if (own_panel >= panel_count(m.rows)) return;
-    const int* const output = rows + kGroupRows;
+    __syncthreads();  // nobody's products read the stages any more
+    float* const out = reinterpret_cast<float*>(shared) + threadIdx.x;
 #pragma unroll
-    for (int n = 0; n < kRows / 8; ++n) {
+    for (int i = 0; i < kRows / 2; ++i) out[i * kGroupThreads] = sums[i] * Tiles::kUnit;
+}
+
+// A thread's sums to where they belong. From shared memory, so that one small loop does it for
+// every number of rows.
+template <class Epilogue>
+__device__ __forceinline__ void give_sums(const std::byte* shared, int own_panel,
+                                          const RowTile& tile, const int* output,
+                                          const Epilogue& epilogue) {
+    constexpr int kTogether = 4;  // columns, whose reads of memory need not wait for each other
+    const int lane = threadIdx.x % kWarp;
+    const float* const sums = reinterpret_cast<const float*>(shared) + threadIdx.x;
+#pragma unroll 1
+    for (int first = 0; first < tile.count; first += 4 * kTogether) {
+        const float* const at = sums + first / 2 * kGroupThreads;
+        typename Epilogue::Ready ready[kTogether];
+        int row[kTogether];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int column = n * 8 + lane % 4 * 2 + i;
-            if (column < tile.count)
-                epilogue(tile.expert, own_panel, lane / 4, output[column],
-                         sums[4 * n + i] * Tiles::kUnit, sums[4 * n + i + 2] * Tiles::kUnit);
+        for (int j = 0; j < kTogether; ++j) {
+            const int column = first + j / 2 * 8 + lane % 4 * 2 + j % 2;
+            row[j] = column < tile.count ? output[column] : -1;
+            if (row[j] >= 0) ready[j] = epilogue.prepare(tile.expert, own_panel, lane / 4, row[j]);
+        }
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) {
+            const int i = j / 2 * 4 + j % 2;
+            if (row[j] >= 0)
+                epilogue(ready[j], tile.expert, own_panel, lane / 4, row[j], at[i * kGroupThreads],
+                         at[(i + 2) * kGroupThreads]);
         }
     }
 }
 
 #endif
 
-// Epilogue as of prefill_product().
+// Epilogue: prepare(expert, panel, r, row) reads what operator() then wants beside the sums of rows
+// r and r + 8 of the panel.
 template <class Tiles, class Rows, class Epilogue>
-__global__ __launch_bounds__(kGroupThreads, 1) void prefill_group_product(Matrix m,
-                                                                          const std::byte* own,
-                                                                          Rows source,
-                                                                          int tile_rows,
-                                                                          Epilogue epilogue) {
+__global__ __launch_bounds__(kGroupThreads,
+                             1) void prefill_group_product(Matrix m, const std::byte* own,
+                                                           Rows source, int tile_rows,
+                                                           Epilogue epilogue) {
 #ifdef GPTOSS_HAS_WARPGROUPS
     using Stage = GroupStage<Tiles>;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -202,7 +247,7 @@ __global__ __launch_bounds__(kGroupThreads, 1) void prefill_group_product(Matrix
     }
     __syncthreads();
     const auto multiply = [&](auto count) {
-        multiply_group_rows<Tiles, count()>(shared, panel, own_panel, m, tile, own, rows, epilogue);
+        multiply_group_rows<Tiles, count()>(shared, panel, m, tile, own, rows);
     };
     if (tile.count <= 32)
         multiply(std::integral_constant<int, 32>());
@@ -212,6 +257,8 @@ __global__ __launch_bounds__(kGroupThreads, 1) void prefill_group_product(Matrix
         multiply(std::integral_constant<int, 96>());
     else
         multiply(std::integral_constant<int, 128>());
+    if (own_panel < panel_count(m.rows))
+        give_sums(shared, own_panel, tile, rows + kGroupRows, epilogue);
 #else
     __trap();
 #endif

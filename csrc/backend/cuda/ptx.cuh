@@ -43,6 +43,13 @@ __device__ __forceinline__ void prefetch_l2(const void* p) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
+// Brings that many bytes, of both address and size a multiple of 16, where one thread can ask so.
+__device__ __forceinline__ void prefetch_l2(const void* p, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+#endif
+}
+
 // c += a b of one 16 x 8 tile over 16 columns. a: row g columns 2t, 2t + 1; row g + 8, the same;
 // row g columns 2t + 8, 2t + 9; row g + 8, the same. b: rows 2t, 2t + 1, then 2t + 8, 2t + 9, of
 // column g. c: row g columns 2t, 2t + 1, then row g + 8. Lane = 4 g + t. (PTX ISA, mma.m16n8k16)

@@ -12,6 +12,13 @@ namespace gptoss::cuda {
 namespace {
 
 struct QkvEpilogue {
+    // Of dimensions d and d + head_dim / 2 of a head.
+    struct Ready {
+        float bias[2];
+        float cosine, sine;  // 1 and 0 where nothing is rotated
+        std::byte* kept;     // where the first goes; null: it is a query's
+    };
+    static constexpr bool kReadyEarly = true, kSplits = false;
     const Row* rows;
     const float* bias;
     const float* inv_freq;
@@ -22,40 +29,59 @@ struct QkvEpilogue {
 
     // The angle is a float32 product, as published; far positions feel its rounding. Cosine and
     // sine follow in turns, where reducing the argument costs nothing.
-    __device__ void rotate(float& low, float& high, int position, int d) const {
+    __device__ void turn(Ready& out, int position, int d) const {
         constexpr double kTurnsPerRadian = 0.15915494309189533577;
         const float angle = __fmul_rn(static_cast<float>(position), inv_freq[d]);
         const double turns = static_cast<double>(angle) * kTurnsPerRadian;
-        float sine, cosine;
-        sincospif(static_cast<float>(2 * (turns - rint(turns))), &sine, &cosine);
-        sine *= concentration;
-        cosine *= concentration;
-        const float first = low, second = high;
-        low = first * cosine - second * sine;
-        high = second * cosine + first * sine;
+        sincospif(static_cast<float>(2 * (turns - rint(turns))), &out.sine, &out.cosine);
+        out.sine *= concentration;
+        out.cosine *= concentration;
     }
 
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        const int panels = head_dim / kTileRows, half = head_dim / 2;
-        const int head = panel / panels, d = panel % panels * 8 + r;
+    __device__ int head_of(int panel) const { return panel / (head_dim / kTileRows); }
+    __device__ int dimension_of(int panel, int r) const {
+        return panel % (head_dim / kTileRows) * 8 + r;
+    }
+
+    __device__ Ready prepare(int, int panel, int r, int t) const {
+        const int head = head_of(panel), d = dimension_of(panel, r);
         const Row row = rows[t];
-        low += bias[head * head_dim + d];
-        high += bias[head * head_dim + d + half];
-        if (head < heads + kv_heads) rotate(low, high, row.position, d);
+        Ready out = {};
+        out.bias[0] = bias[head * head_dim + d];
+        out.bias[1] = bias[head * head_dim + d + head_dim / 2];
+        out.cosine = 1;
+        if (head < heads + kv_heads) turn(out, row.position, d);
+        if (head < heads) return out;
+        const bool value = head >= heads + kv_heads;
+        const int kv_head = (head - heads) % kv_heads;
+        const KvSlot slot = kv_slot(*row.kv, kv, row.position, kv_head, kv_heads, head_dim);
+        out.kept = value ? slot.value_tile : slot.key_tile;
+        return out;
+    }
+
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int t, float low,
+                               float high) const {
+        const int head = head_of(panel), d = dimension_of(panel, r), half = head_dim / 2;
+        low += ready.bias[0];
+        high += ready.bias[1];
+        if (head < heads + kv_heads) {
+            const float first = low, second = high;
+            low = first * ready.cosine - second * ready.sine;
+            high = second * ready.cosine + first * ready.sine;
+        }
         if (head < heads) {
             float* out = q + (size_t(t) * heads + head) * head_dim + d;
             out[0] = low;
             out[half] = high;
             return;
         }
-        const bool value = head >= heads + kv_heads;
-        const int kv_head = (head - heads) % kv_heads;
-        const KvSlot slot = kv_slot(*row.kv, kv, row.position, kv_head, kv_heads, head_dim);
-        std::byte* const at = value ? slot.value_tile : slot.key_tile;
-        store_kv(at, kv.type, d, low);
-        store_kv(at, kv.type, d + half, high);
+        store_kv(ready.kept, kv.type, d, low);
+        store_kv(ready.kept, kv.type, d + half, high);
     }
-    __device__ void finish() const {}
+    // Prefill form.
+    __device__ void operator()(int expert, int panel, int r, int t, float low, float high) const {
+        (*this)(prepare(expert, panel, r, t), expert, panel, r, t, low, high);
+    }
 };
 
 template <int terms>
@@ -65,7 +91,7 @@ void decode(const Device& device, const QkvArgs& a, const QkvEpilogue& epilogue)
         QkvEpilogue part = epilogue;
         part.rows += first;
         part.q += size_t(first) * a.heads * a.head_dim;
-        const NormedRows rows = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, nullptr};
+        const NormedRows<false> rows = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps};
         launch_dense_decode<terms>(device, a.weight, rows, part, Splits{},
                                    min(most, a.tokens - first));
     }
@@ -74,9 +100,8 @@ void decode(const Device& device, const QkvArgs& a, const QkvEpilogue& epilogue)
 }  // namespace
 
 void qkv(const Device& device, Precision precision, const QkvArgs& args, const Scratch& scratch) {
-    const QkvEpilogue epilogue = {args.rows, args.bias, args.inv_freq, args.concentration,
-                                  args.kv,   args.q,    args.heads,    args.kv_heads,
-                                  args.head_dim};
+    const QkvEpilogue epilogue = {args.rows, args.bias,  args.inv_freq, args.concentration, args.kv,
+                                  args.q,    args.heads, args.kv_heads, args.head_dim};
     if (args.form == Form::kDecode) {
         with_terms(precision, [&](auto terms) { decode<terms()>(device, args, epilogue); });
         return;

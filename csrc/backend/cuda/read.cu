@@ -1,5 +1,5 @@
-// The read rate: every block takes its stretch of memory, eight 16-byte loads of a thread under
-// way.
+// The read and the copy rate: every block takes its stretch of memory, eight 16-byte loads of a
+// thread under way.
 #include "backend/cuda/ptx.cuh"
 #include "backend/cuda/stage_kernels.h"
 
@@ -30,7 +30,30 @@ __global__ __launch_bounds__(kThreads) void read_kernel(const std::byte* data, s
     if (all == 0x12345678u) out[0] = 1;
 }
 
+__global__ __launch_bounds__(kThreads) void copy_kernel(const std::byte* from, std::byte* to,
+                                                        size_t pieces) {
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const size_t stride = size_t(gridDim.x) * kThreads;
+    for (size_t i = size_t(blockIdx.x) * kThreads + threadIdx.x; i < pieces; i += stride * kLoads) {
+        uint4 v[kLoads];
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n) {
+            const size_t at = i + n * stride;
+            v[n] = load_once_16(from + (at < pieces ? at : i) * 16);
+        }
+#pragma unroll
+        for (int n = 0; n < kLoads; ++n)
+            if (i + n * stride < pieces) reinterpret_cast<uint4*>(to)[i + n * stride] = v[n];
+    }
+}
+
 }  // namespace
+
+void copy_memory(const Device& device, const std::byte* from, std::byte* to, size_t bytes) {
+    launch(device, copy_kernel, dim3(device.multiprocessors * kBlocksAMultiprocessor),
+           dim3(kThreads), 0, from, to, bytes / 16);
+}
 
 void read_memory(const Device& device, const std::byte* data, size_t bytes, float* out) {
     launch(device, read_kernel, dim3(device.multiprocessors * kBlocksAMultiprocessor),

@@ -39,11 +39,16 @@ __global__ __launch_bounds__(kThreads) void repack_bf16_kernel(const std::byte* 
 
 // Four published bytes, eight values low nibble first, in the order that Mxfp4Tiles reads.
 __device__ __forceinline__ uint32_t interleave(uint32_t w) {
+    constexpr int kSign[4] = {15, 12, 14, 13};
     uint32_t out = 0;
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-        out |= (w >> (8 * p) & 0xfu) << (12 - 4 * p);
-        out |= (w >> (8 * p + 4) & 0xfu) << (28 - 4 * p);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t value = w >> (8 * p + 4 * half) & 0xfu;
+            out |= (value & 7u) << (16 * half + 9 - 3 * p);
+            out |= (value >> 3) << (16 * half + kSign[p]);
+        }
     }
     return out;
 }

@@ -1,8 +1,9 @@
 // Stage router. Decode form: norm, scores, the best few and their softmax in one kernel: blocks
 // share the experts' panels and the columns, and the last block to end chooses, a warp a row.
 // Prefill form: the same, a block some rows. Bound by latency.
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/dense_decode.cuh"
-#include "backend/cuda/prefill.cuh"
+#include "backend/cuda/prefill_form.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
@@ -41,8 +42,9 @@ __device__ __forceinline__ float score(const Choice& c, int row, int expert) {
     if (!c.shares) return c.scores[size_t(row) * c.experts + expert];
     const int panel = expert / kTileRows, i = sum_index(expert % kTileRows, row);
     float sum = 0;
-    for (int s = 0; s < c.splits; ++s)
-        sum += __ldcg(c.shares + (size_t(panel) * c.splits + s) * kTileSums + i);
+#pragma unroll
+    for (int s = 0; s < kMostSplits; ++s)
+        if (s < c.splits) sum += __ldcg(c.shares + (size_t(panel) * c.splits + s) * kTileSums + i);
     return sum + c.bias[expert];
 }
 
@@ -61,13 +63,13 @@ __device__ void choose(const Choice& c, int row, int lane) {
         key[i] = order_key(value, e);
     }
     const float poison = __all_sync(0xffffffffu, finite) ? 0.0f : __uint_as_float(0x7fffffffu);
-    float weight[kMostChosen] = {}, total = 0, best = 0;
-#pragma unroll
-    for (int slot = 0; slot < kMostChosen; ++slot) {
-        if (slot >= c.top_k) break;
+    float mine = 0, total = 0, best = 0;  // mine: the weight of the slot numbered as this lane
+#pragma unroll 1
+    for (int slot = 0; slot < c.top_k; ++slot) {
         uint64_t top = 0;
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) top = key[i] > top ? key[i] : top;
+#pragma unroll
         for (int offset = kWarp / 2; offset > 0; offset /= 2) {
             const uint64_t other = __shfl_xor_sync(0xffffffffu, top, offset);
             top = other > top ? other : top;
@@ -75,25 +77,26 @@ __device__ void choose(const Choice& c, int row, int lane) {
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i)
             if (key[i] == top) key[i] = 0;
-        const int e = kMostExperts - static_cast<int>(top & 0xffffffffu);
         const float value = score_of_key(top);
         if (slot == 0) best = value;
-        weight[slot] = expf(value - best);
-        total += weight[slot];
-        if (lane == 0) c.expert[row * c.top_k + slot] = e;
+        const float weight = expf(value - best);
+        total += weight;
+        if (lane != slot) continue;
+        mine = weight;
+        c.expert[row * c.top_k + slot] = kMostExperts - static_cast<int>(top & 0xffffffffu);
     }
-#pragma unroll
-    for (int slot = 0; slot < kMostChosen; ++slot)
-        if (slot < c.top_k && lane == 0)
-            c.weight[row * c.top_k + slot] = weight[slot] / total + poison;
+    if (lane < c.top_k) c.weight[row * c.top_k + lane] = mine / total + poison;
 }
 
 // Decode form: the shares stay where the blocks put them until all have come.
 struct ChoosingEpilogue {
+    struct Ready {};
+    static constexpr bool kReadyEarly = true, kSplits = true;
     unsigned* arrived;
     Choice choice;
 
-    __device__ void operator()(int, int, int, int, float, float) const {}
+    __device__ Ready prepare(int, int, int, int) const { return {}; }
+    __device__ void operator()(Ready, int, int, int, int, float, float) const {}
     __device__ void finish() const {
         if (!arrive_last(arrived, gridDim.x * gridDim.y)) return;
         const int lane = threadIdx.x % kWarp;
@@ -102,8 +105,9 @@ struct ChoosingEpilogue {
     }
 };
 
-// Prefill form: a block has some rows, eight warps share the columns and add up what each has, then a
-// warp a row chooses. `h` takes the form of the products that read it, the scores terms of their own.
+// Prefill form: a block has some rows, eight warps share the columns and add up what each has, then
+// a warp a row chooses. `h` takes the form of the products that read it, the scores terms of their
+// own.
 template <class Own, int terms, int kRowTiles>
 struct RowsKernel {
     static constexpr int kRows = kDecodeRows * kRowTiles;
@@ -126,8 +130,7 @@ struct RowsKernel {
     __device__ float row_scale(int row, int lane) const {
         float sum = 0;
         for (int k = 4 * lane; k < hidden; k += 4 * kWarp)
-            sum = add_squares(sum,
-                              *reinterpret_cast<const float4*>(x + size_t(row) * hidden + k));
+            sum = add_squares(sum, *reinterpret_cast<const float4*>(x + size_t(row) * hidden + k));
         for (int offset = kWarp / 2; offset > 0; offset /= 2)
             sum += __shfl_xor_sync(0xffffffffu, sum, offset);
         return norm_scale(sum, hidden, eps);
@@ -140,21 +143,19 @@ struct RowsKernel {
             if (!valid) break;
             const int column = k + 2 * pair;
             const float2 v = *reinterpret_cast<const float2*>(x + size_t(row) * hidden + column);
-            const float2 n =
-                scaled(v, scale, *reinterpret_cast<const float2*>(norm + column));
+            const float2 n = scaled(v, scale, *reinterpret_cast<const float2*>(norm + column));
             split<terms>(n.x, n.y, part[pair]);
             uint32_t kept[Own::terms];
             split<Own::terms>(n.x, n.y, kept);
 #pragma unroll
             for (int term = 0; term < Own::terms; ++term)
-                *reinterpret_cast<uint32_t*>(
-                    h + row * Own::row_bytes(hidden) +
-                    (size_t(term) * hidden + Own::place(column)) * 2) = kept[term];
+                *reinterpret_cast<uint32_t*>(h + row * Own::row_bytes(hidden) +
+                                             (size_t(term) * hidden + Own::place(column)) * 2) =
+                    kept[term];
         }
 #pragma unroll
         for (int term = 0; term < terms; ++term)
-            operand[term] =
-                make_uint4(part[0][term], part[1][term], part[2][term], part[3][term]);
+            operand[term] = make_uint4(part[0][term], part[1][term], part[2][term], part[3][term]);
     }
     // This warp's tiles of columns times the block's rows: sums[expert][row] of its own.
     __device__ void multiply(int first, const float* scales, float* sums, int lane,
@@ -239,7 +240,7 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
         const int rows = min(most, a.tokens - first);
         const int pairs = first * a.top_k;
         std::byte* const h = static_cast<std::byte*>(a.h) + first * own_row_bytes<terms>(a.hidden);
-        const NormedRows input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
+        const NormedRows<true> input = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps, h};
         const Choice choice = {nullptr,      scratch.split_sums, a.bias,
                                splits.count, a.expert + pairs,   a.weight + pairs,
                                rows,         a.experts,          a.top_k};
@@ -253,7 +254,7 @@ void launch_rows(const Device& device, const RouterArgs& a) {
     using Kernel = RowsKernel<Own, terms, kRowTiles>;
     const Choice choice = {nullptr,  nullptr,  a.bias,    0,      a.expert,
                            a.weight, a.tokens, a.experts, a.top_k};
-    const Kernel kernel = {a.x,   a.norm,   a.gate, a.eps, static_cast<std::byte*>(a.h),
+    const Kernel kernel = {a.x,    a.norm,  a.gate, a.eps, static_cast<std::byte*>(a.h),
                            choice, a.hidden};
     launch(device, rows_kernel<Kernel>, dim3((a.tokens + Kernel::kRows - 1) / Kernel::kRows),
            dim3(kChooseThreads), Kernel::shared_bytes(a.experts), kernel);

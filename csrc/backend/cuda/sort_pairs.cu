@@ -1,6 +1,6 @@
 // The pairs (token, slot) of a prefill step by expert, in their order, and the tiles of rows
-// that share one. One block; a warp has a stretch of the pairs, counts them by expert, and once it is
-// known how many stand in the stretches before, places them. Bound by latency.
+// that share one. One block; a warp has a stretch of the pairs, counts them by expert, and once it
+// is known how many stand in the stretches before, places them. Bound by latency.
 #include "backend/cuda/prefill_product.cuh"
 #include "backend/cuda/stage_kernels.h"
 
@@ -15,7 +15,7 @@ static_assert(kWarps == kWarp);
 struct Places {
     int count[kWarps][kMostExperts];  // of a warp's stretch, then of all stretches before it
     int pairs[kMostExperts];
-    int begin[kMostExperts];       // of an expert's pairs
+    int begin[kMostExperts];  // of an expert's pairs
     int first_tile[kMostExperts];
 };
 

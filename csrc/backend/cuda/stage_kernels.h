@@ -38,7 +38,7 @@ struct NormArgs {
 };
 // norm.cu: rows of float in the prefill form (prefill_form.cuh).
 void norm_rows(const Device& device, const NormArgs& args, std::byte* own);
-// For tests: the other way, without the norm; the decode form's rows too.
+// For tests: the other way, without the norm; the decode form's rows, of f16 terms, too.
 void read_rows(const Device& device, Precision precision, Form form, const std::byte* own, int rows,
                int columns, float* out);
 
@@ -54,6 +54,8 @@ inline int pair_tiles(int pairs, int experts, int terms) {
 
 // read.cu: reads the range and keeps almost nothing, to measure how fast that is.
 void read_memory(const Device& device, const std::byte* data, size_t bytes, float* out);
+// Copies, for the same reason.
+void copy_memory(const Device& device, const std::byte* from, std::byte* to, size_t bytes);
 
 void embed(const Device& device, const EmbedArgs& args);
 void qkv(const Device& device, Precision precision, const QkvArgs& args, const Scratch& scratch);

@@ -69,12 +69,14 @@ struct Bf16Tiles {
     }
 };
 
-// MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. In a
-// word, value 2 p stands in bits 12 - 4 p and up, value 2 p + 1 sixteen bits above, so that a shift
-// brings a pair to the top of both halves; the three bits below the sign then are the end of a
-// bf16's exponent and the start of its fraction, short of the value by a factor of 2^126.
-// A scale byte holds the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it:
-// the weights are exact down to about 2^-68, and the factor kUnit that stays out keeps both ends in
+// MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. The halves
+// of a word hold the even and the odd values, four each, so that a shift and a mask make a pair of
+// halves of two numbers: value p of a half has its exponent and fraction, three bits, three bits to
+// the right of those of value p - 1, the first ones where an f16 has the end of its exponent and the
+// start of its fraction; the signs are in bits 15, 12, 14 and 13. As f16 a value then is short by a
+// factor of 2^14, as bf16, three bits further right, by 2^126.
+// A scale byte is the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it: the
+// weights are exact down to about 2^-68, and the factor kUnit that stays out keeps both ends in
 // bf16's range.
 struct Mxfp4Tiles {
     static constexpr int kColumns = 2 * kTileColumns;
@@ -95,10 +97,28 @@ struct Mxfp4Tiles {
         return {load_once_16(panel.data + step * kStepBytes + lane * 16), load_once_4(scales)};
     }
 
-    // Values 2 p and 2 p + 1 of a word, times the scale.
+    // Values 2 p and 2 p + 1 of a word as bf16, times the scale.
     static __device__ __forceinline__ uint32_t pair(uint32_t word, int p, uint32_t scale) {
-        const uint32_t top = word << (4 * p);
-        return multiply_bf16((top & 0x80008000u) | ((top & 0x70007000u) >> 6), scale);
+        const uint32_t sign = p == 0 ? word : p == 1 ? word << 3 : word << (p - 1);
+        const uint32_t rest = p == 0 ? word >> 3 : word << (3 * p - 3);
+        return multiply_bf16((sign & 0x80008000u) | (rest & 0x01c001c0u), scale);
+    }
+
+    // The same as f16, 2^14 times too small, without the scale.
+    static __device__ __forceinline__ uint32_t small_pair(uint32_t word, int p) {
+        const uint32_t rest = word << (3 * p);
+        if (p < 2) return rest & 0x8e008e00u;
+        return (rest & 0x0e000e00u) | ((word << (p - 1)) & 0x80008000u);
+    }
+
+    // The scales of such values: bytes for all four rows, then one of them.
+    static constexpr int kSmallShift = 14;  // exponent - published scale byte
+    static __device__ __forceinline__ uint32_t small_scales(uint32_t scales) {
+        return scales - (kScaleShift - kSmallShift) * 0x01010101u;
+    }
+    static __device__ __forceinline__ float small_scale(uint32_t small, int i) {
+        const uint32_t placed = i < 3 ? small << (23 - 8 * i) : small >> 1;
+        return __uint_as_float(placed & 0x7f800000u);
     }
 
     static __device__ __forceinline__ uint32_t scale_pair(uint32_t scales, int i) {

@@ -55,6 +55,11 @@ __device__ __forceinline__ uint64_t describe_rows(const void* tile, int product)
     return kSwizzle128 << 62 | (kGroupBytes >> 4) << 32 | uint64_t{1} << 16 | (address >> 4);
 }
 
+// Nothing made of this register is made before here. The registers that are a product's left
+// operand are its own until it has been waited for, but a compiler that sees their values used for
+// the last time gives them to others: what is next made for them must be made after the wait.
+__device__ __forceinline__ void hold(uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
+
 // Until all have ended. No use of the sums may be moved before that.
 template <int count>
 __device__ __forceinline__ void finish_products(float (&sums)[count]) {
