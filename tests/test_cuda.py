@@ -377,6 +377,24 @@ def test_a_scale_out_of_range_is_refused_by_tensor(cuda_device, tmp_path, matrix
     assert available_bytes(cuda_device) == before
 
 
+def test_a_gain_beyond_float16_is_refused_by_tensor(cuda_device, tmp_path):
+    """Activations of experts are sums of float16 terms in the decode form."""
+    tensors = random_tensors(COMMON | SHAPES["tiny"] | {"num_hidden_layers": 1}, 1)
+    name = "model.layers.0.post_attention_layernorm.weight"
+    tensors[name][3] = 0xC700  # -32768 in bfloat16
+    path = write_checkpoint(tmp_path, "tiny", 1, shards=1, index=False, num_hidden_layers=1)
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(gn.CheckpointError, match=rf"{name} holds -32768, wanted at most \d+"):
+        gn.Model.load(path, device=cuda_device)
+    with gn.Model.load(path, device="cpu") as model:
+        assert np.isfinite(model.session().logits([1, 2])).all()
+
+
+def test_a_limit_beyond_float16_is_refused(cuda_device, config):
+    with pytest.raises(gn.CheckpointError, match="swiglu_limit is 300, wanted at most 255"):
+        gn.Model.random(config(swiglu_limit=300.0), device=cuda_device)
+
+
 # Numbers that are none
 
 

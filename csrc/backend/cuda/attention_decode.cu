@@ -86,19 +86,21 @@ __device__ __forceinline__ void take_piece(const AttentionArgs& a, Desk& desk, i
     piece.kv_head = pair / groups;
     piece.first_head = piece.kv_head * kv_group + first;
     piece.heads = min(kGroupHeads, kv_group - first);
+    piece.first_new = a.tokens == 1 ? desk.position[0] : 0;
 }
 
 template <class T, int head_dim>
 __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece& piece,
-                                             const Units<head_dim>& scratch) {
+                                             const Units<head_dim>& scratch, Start& start) {
     static_assert(sizeof(Partial<head_dim>) <= kWarpBytes && sizeof(Merge) <= kWarpBytes);
     std::byte* shared = shared_memory();
     if (a.rows[piece.row].kv == nullptr) {
+        start.wait();
         for (int i = threadIdx.x; i < piece.heads * head_dim; i += kThreads)
             a.out[(size_t(piece.row) * a.heads + piece.first_head) * head_dim + i] = 0;
         return;
     }
-    attend<T, head_dim>(a, piece, shared + threadIdx.x / kWarp * kWarpBytes);
+    attend<T, head_dim>(a, piece, shared + threadIdx.x / kWarp * kWarpBytes, start);
     __syncthreads();
 
     Partial<head_dim>* units = scratch.partials + size_t(piece.pair) * kMostUnits;
@@ -120,19 +122,20 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
 template <class T, int head_dim>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     attention_decode_kernel(AttentionArgs a, Units<head_dim> scratch) {
-    wait_for_earlier_kernels();
-    let_next_kernel_start();
     Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + kWarps * kWarpBytes);
     const int lane = threadIdx.x % kWarp;
+    // Rows and pages are the host's: in memory before the step's first kernel.
     if (threadIdx.x < kWarp) count_units(a, desk, lane);
     __syncthreads();
+    Start start;
     while (desk.number < desk.units_end[kLaunchRows - 1] * pair_count(a.heads, a.kv_heads)) {
         if (threadIdx.x < kWarp) take_piece(a, desk, lane);
         __syncthreads();
-        attend_piece<T, head_dim>(a, desk.piece, scratch);
+        attend_piece<T, head_dim>(a, desk.piece, scratch, start);
         if (threadIdx.x == 0) desk.number += gridDim.x;
         __syncthreads();
     }
+    start.wait();
 }
 
 // Counters stand in the same place whatever the number of rows.

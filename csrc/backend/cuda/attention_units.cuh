@@ -15,7 +15,7 @@ constexpr int kWarpBytes = 8 * 1024;  // keys and values on their way to a warp,
 
 // A unit has at least kUnitKeys keys, below which merging costs more than it saves, and a row at
 // most kMostUnits, which times eight KV heads is about one piece for each block of a large GPU.
-constexpr int kUnitKeys = 256;
+constexpr int kUnitKeys = 128;
 constexpr int kUnitMultiple = 128;  // no warp's block of keys crosses a page
 constexpr int kMostUnits = 48;
 
@@ -38,6 +38,7 @@ struct Piece {
     int begin, end;  // positions
     int row, pair, unit, units;
     int kv_head, first_head, heads;
+    int first_new;  // no earlier position is written by this step
 };
 
 // How a warp shares keys of type T out, and how a thread's part of them stands in shared memory.
@@ -268,18 +269,36 @@ struct Fetch {
     }
 };
 
+// What of a kernel may come before the kernels it follows have ended: that which the qkv kernel
+// just before it does not write. It starts once that one has its own input (let_next_kernel_start),
+// when all kernels before have ended: keys and values of earlier positions are in memory.
+struct Start {
+    bool waited = false;
+
+    __device__ __forceinline__ void wait() {
+        if (waited) return;
+        wait_for_earlier_kernels();
+        let_next_kernel_start();
+        waited = true;
+    }
+};
+
 // This warp's keys of the unit: every fourth block.
 template <class T, int head_dim>
 __device__ __forceinline__ void attend(const AttentionArgs& a, const Piece& piece,
-                                       std::byte* shared) {
+                                       std::byte* shared, Start& start) {
     using S = Shape<T, head_dim>;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     std::byte* staged = shared + lane * 16;
     Fetch<T, head_dim> fetch{kv_home(*a.rows[piece.row].kv, a), piece.begin + warp * S::kBlockKeys,
                              nullptr};
     fetch.find(a, piece);
-#pragma unroll
-    for (int i = 0; i < S::kStages; ++i) fetch.block(a, piece, staged + i * S::kStageBytes, lane);
+#pragma unroll 1
+    for (int i = 0; i < S::kStages; ++i) {
+        if (fetch.next + S::kBlockKeys > piece.first_new) start.wait();
+        fetch.block(a, piece, staged + i * S::kStageBytes, lane);
+    }
+    start.wait();
     Softmax<T, head_dim> softmax;
     softmax.begin(a, piece, lane);
     for (int stage = 0;; stage = stage + 1 < S::kStages ? stage + 1 : 0) {

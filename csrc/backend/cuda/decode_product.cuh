@@ -1,10 +1,10 @@
 // The decode form of a product: up to 8 activation rows, each weight read once.
 //
-// A block's eight warps share a panel of 16 weight rows and take its chunks, of 1 KiB of weights, in
-// turn, so that a block streams memory in order. A warp's chunks come by asynchronous copies through
-// a ring of its own in shared memory, across the ends of panels: what is under way does not wait for
-// the activations, for barriers or for the sums of a panel. The warps' sums meet in shared memory in
-// a fixed order. Bound by the memory that the weights come from.
+// A block's eight warps share a panel of 16 weight rows and take its chunks, of 1 KiB of weights,
+// in turn, so that a block streams memory in order. A warp's chunks come by asynchronous copies
+// through a ring of its own in shared memory, across the ends of panels: what is under way does not
+// wait for the activations, for barriers or for the sums of a panel. The warps' sums meet in shared
+// memory in a fixed order. Bound by the memory that the weights come from.
 #pragma once
 
 #include "backend/cuda/activations.cuh"
@@ -18,7 +18,8 @@ constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 // Bytes of shared memory for two sets of sums of all warps, in turn, and for zeros.
 constexpr size_t kZeroBytes = 64;
 template <int groups>
-constexpr size_t kDecodeSumBytes = 2 * kDecodeWarps * groups * kTileSums * sizeof(float) + kZeroBytes;
+constexpr size_t kDecodeSumBytes =
+    2 * kDecodeWarps * groups * kTileSums * sizeof(float) + kZeroBytes;
 
 // What a block has beside its ring: sums, then zeros.
 template <int groups>

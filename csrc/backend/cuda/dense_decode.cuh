@@ -16,9 +16,9 @@ struct Splits {
 };
 
 // How a block's warps share the making of its activation rows. Each row is made in eight parts, as
-// many as there are warps, whose sums are added in one order: a row's bits do not depend on how many
-// there are. A lane has four columns in a row of every 1024. Loops over parts are kept as loops: a
-// kernel's first pass is bound by fetching its instructions.
+// many as there are warps, whose sums are added in one order: a row's bits do not depend on how
+// many there are. A lane has four columns in a row of every 1024. Loops over parts are kept as
+// loops: a kernel's first pass is bound by fetching its instructions.
 constexpr int kFourStride = 4 * kDecodeThreads;
 constexpr int kFours = 3;  // loads under way at once
 
@@ -116,8 +116,8 @@ struct NormedRows {
         const float scale = norm_scale(sum, columns, eps);
 #pragma unroll 1
         for (int part = parts.part; part < kDecodeWarps; part += parts.stride)
-            put_part(out, row, first, part == parts.part, r, scale, begin + parts.first_column(part),
-                     begin, end, columns);
+            put_part(out, row, first, part == parts.part, r, scale,
+                     begin + parts.first_column(part), begin, end, columns);
     }
 
     __device__ static float add_part(const float* row, int part, int columns) {
@@ -163,7 +163,8 @@ struct NormedRows {
 };
 
 // Bytes of a block's weights under way: so many that one block a multiprocessor is enough, and that
-// the blocks of the kernel that follows fit beside, with theirs; fewer where shared memory is short.
+// the blocks of the kernel that follows fit beside, with theirs; fewer where shared memory is
+// short.
 constexpr int kDenseRing = 80 * 1024;
 constexpr int kShortDenseRing = 24 * 1024;
 
@@ -202,9 +203,9 @@ struct DenseWay {
 
 // Epilogue: Ready prepare(int expert, int panel, int r, int column) loads what the sums of rows r
 // and r + 8 will be joined with, while the weights are on their way; with kReadyEarly, what no
-// earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int column,
-// float low, float high) with the sums (expert 0), or with kSplits void finish() by all threads of
-// every block once the shares are in memory.
+// earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int
+// column, float low, float high) with the sums (expert 0), or with kSplits void finish() by all
+// threads of every block once the shares are in memory.
 template <int terms, int groups, int ring_bytes, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,

@@ -22,7 +22,6 @@ struct ExpertRows {
 // The experts chosen, in the order of their first pair, in shared memory.
 struct ChosenExperts {
     int pair_expert[kMostPairs];
-    int first[kMostPairs];  // 1: no earlier pair has its expert
     int expert[kMostPairs];
     int pair[kDecodeRows];   // of the expert at hand
     int input[kDecodeRows];  // the rows they are of
@@ -30,27 +29,25 @@ struct ChosenExperts {
     int rows;                // of the expert at hand
     bool same;               // as those of the expert before
 
-    __device__ void find(const ExpertRows& in) {
-        const int i = threadIdx.x;
+    // By one warp; a barrier is to follow.
+    __device__ void find(const ExpertRows& in, int lane) {
         // Past the first cache, which may hold what another layer's router wrote.
-        if (i < in.pairs) pair_expert[i] = __ldcg(in.expert + i);
-        __syncthreads();
-        if (i < in.pairs) {
-            int earlier = 0;
 #pragma unroll 1
-            for (int before = 0; before < i; ++before)
-                earlier |= pair_expert[before] == pair_expert[i];
-            first[i] = !earlier;
-        }
-        __syncthreads();
-        if (i < in.pairs) {
-            int rank = 0;
+        for (int i = lane; i < in.pairs; i += kWarp) pair_expert[i] = __ldcg(in.expert + i);
+        __syncwarp();
+        int found = 0;
 #pragma unroll 1
-            for (int before = 0; before < i; ++before) rank += first[before];
-            if (first[i]) expert[rank] = pair_expert[i];
-            if (i == in.pairs - 1) count = rank + first[i];
+        for (int from = 0; from < in.pairs; from += kWarp) {
+            const int i = from + lane;
+            bool first = i < in.pairs;
+#pragma unroll 1
+            for (int before = 0; before < i && first; ++before)
+                first = pair_expert[before] != pair_expert[i];
+            const unsigned all = __ballot_sync(0xffffffffu, first);
+            if (first) expert[found + __popc(all & ((1u << lane) - 1))] = pair_expert[i];
+            found += __popc(all);
         }
-        __syncthreads();
+        if (lane == 0) count = found;
     }
 
     // Lists the pairs of the expert numbered `index`, by one warp. Between barriers.
@@ -107,8 +104,8 @@ __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const Ex
             to[n] = out.at(k / kTileColumns, term, row) + k % kTileColumns * 2;
             const std::byte* own = in.own + size_t(input[row]) * own_row_bytes<terms>(columns);
             if (k < columns)
-                value[n] = __ldcg(
-                    reinterpret_cast<const uint4*>(own + (size_t(term) * columns + k) * 2));
+                value[n] =
+                    __ldcg(reinterpret_cast<const uint4*>(own + (size_t(term) * columns + k) * 2));
         }
 #pragma unroll
         for (int n = 0; n < kLoads; ++n)
@@ -156,13 +153,22 @@ struct MoeWay {
     }
 };
 
-// Epilogue: as for dense_decode, with the pair for the column; then void finish(int begin, int end,
-// int panels, int experts) by all threads for the block's items.
-// Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one began:
-// it lets the next one start only after it has waited itself.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kFastMoeBlocks = 3;  // by registers
+#else
+constexpr int kFastMoeBlocks = 4;
+#endif
+
+// Epilogue: as for dense_decode, with the pair for the column; what is prepared must be weights,
+// and a panel's is loaded a panel ahead; prefetch(int expert, int panel) asks the second-level
+// cache for it. Then void finish(int begin, int end, int panels, int experts) by all threads for
+// the block's items. Epilogue::kChosenBefore says that the experts were chosen before the kernel
+// before this one began: it lets the next one start only after it has waited itself.
 template <int terms, int groups, int ring_bytes, class Epilogue>
-__global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decode(
-    Matrix m, ExpertRows in, Epilogue epilogue) {
+__global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
+                                                 ? kFastMoeBlocks
+                                                 : 2) void moe_decode(Matrix m, ExpertRows in,
+                                                                      Epilogue epilogue) {
     using Tiles = Mxfp4Tiles;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
     const int chunks = (steps + Chunk<Tiles>::kSteps - 1) / Chunk<Tiles>::kSteps;
@@ -172,22 +178,25 @@ __global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decod
 
     if (!Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (!Epilogue::kChosenBefore) let_next_kernel_start();
-    chosen.find(in);
+    if (threadIdx.x < kWarp) chosen.find(in, threadIdx.x);
+    __syncthreads();
     const int items = chosen.count * panels;
     const int begin = static_cast<int>(unsigned(items) * blockIdx.x / gridDim.x);
     const int end = static_cast<int>(unsigned(items) * (blockIdx.x + 1) / gridDim.x);
     int index = begin / panels, panel = begin % panels;
     WeightStream<Tiles, ring_bytes, MoeWay> stream(
         shared.ring, chunks, steps, MoeWay{m, chosen.expert, panels, index, panel, end - begin});
+    for (int i = begin + threadIdx.x; i < end; i += kDecodeThreads)
+        epilogue.prefetch(chosen.expert[i / panels], i % panels);
+    const SumPlace at = sum_place(threadIdx.x);
+    typename Epilogue::Ready ready = {};
+    if (threadIdx.x < kTileSums && begin < end)
+        ready = epilogue.prepare(chosen.expert[index], panel, at.r);
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (Epilogue::kChosenBefore) let_next_kernel_start();
 #pragma unroll 1
-    for (int item = begin; item < end; ++item, ++panel) {
-        if (item == begin || panel == panels) {
-            if (panel == panels) {
-                panel = 0;
-                ++index;
-            }
+    for (int item = begin; item < end; ++item) {
+        if (item == begin || panel == 0) {
             __syncthreads();
             if (threadIdx.x < kWarp) chosen.take(in, index, item == begin, threadIdx.x);
             __syncthreads();
@@ -197,19 +206,24 @@ __global__ __launch_bounds__(kDecodeThreads, groups == 1 ? 4 : 2) void moe_decod
             __syncthreads();
         }
         const SharedRows<terms> rows = {shared.rows, chosen.rows};
-        const SumPlace at = sum_place(threadIdx.x);
         const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
-        const int expert = chosen.expert[index], pair = mine ? chosen.pair[at.column] : 0;
-        typename Epilogue::Ready ready = {};
-        if (mine) ready = epilogue.prepare(expert, panel, at.r, pair);
+        const int pair = mine ? chosen.pair[at.column] : 0, current = panel;
+        if (++panel == panels) {
+            panel = 0;
+            ++index;
+        }
+        typename Epilogue::Ready next = {};
+        if (threadIdx.x < kTileSums && item + 1 < end)
+            next = epilogue.prepare(chosen.expert[index], panel, at.r);
         float sums[groups][4] = {};
-        stream.template multiply<terms>(
-            sums, Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
+        stream.template multiply<terms>(sums,
+                                        Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
         const float sum = join_warps<terms>(sums, buffers.set(item), rows);
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            if (mine) epilogue(ready, expert, panel, at.r, pair, sum, high);
+            if (mine) epilogue(ready, current, at.r, pair, sum, high);
         }
+        ready = next;
     }
     epilogue.finish(begin, end, panels, chosen.count);
 }
@@ -231,8 +245,8 @@ void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& 
     const bool one = group_count<terms>(tokens) == 1;
     const auto launch_ring = [&](auto ring) {
         constexpr int kRing = ring();
-        const auto kernel = one ? moe_decode<terms, 1, kRing, Epilogue>
-                                : moe_decode<terms, terms, kRing, Epilogue>;
+        const auto kernel =
+            one ? moe_decode<terms, 1, kRing, Epilogue> : moe_decode<terms, terms, kRing, Epilogue>;
         const size_t shared = moe_decode_shared_bytes<terms>(kRing, tokens, m.columns);
         const int resident =
             resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);

@@ -38,22 +38,20 @@ struct DownEpilogue {
     unsigned* arrived;  // [panels]
     Sum sum;
 
-    __device__ Ready prepare(int expert, int panel, int r, int) const {
+    __device__ void prefetch(int expert, int panel) const {
+        prefetch_l2(bias + size_t(expert) * sum.hidden + panel * kTileRows);
+    }
+    __device__ Ready prepare(int expert, int panel, int r) const {
         const int row = panel * kTileRows + r;
         const float* b = bias + size_t(expert) * sum.hidden + row;
         return {{row < sum.hidden ? b[0] : 0, row + 8 < sum.hidden ? b[8] : 0}};
     }
-    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float low,
+    __device__ void operator()(const Ready& ready, int panel, int r, int pair, float low,
                                float high) const {
         const int row = panel * kTileRows + r;
         float* out = partial + size_t(pair) * sum.hidden + row;
         if (row < sum.hidden) out[0] = low + ready.bias[0];
         if (row + 8 < sum.hidden) out[8] = high + ready.bias[1];
-    }
-    // Prefill form.
-    __device__ void operator()(int expert, int panel, int r, int pair, float low,
-                               float high) const {
-        (*this)(prepare(expert, panel, r, pair), expert, panel, r, pair, low, high);
     }
     // For all of a block's items at once, since the hand-over is slow.
     __device__ void finish(int begin, int end, int panels, int experts) const {
@@ -77,6 +75,21 @@ struct DownEpilogue {
                 if (last[item] && row < sum.hidden) sum.add(i / kTileRows % sum.tokens, row);
             }
         }
+    }
+};
+
+struct PrefillDown : DownEpilogue {
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        return DownEpilogue::prepare(expert, panel, r);
+    }
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float low,
+                               float high) const {
+        DownEpilogue::operator()(ready, panel, r, pair, low, high);
+    }
+    __device__ void operator()(int expert, int panel, int r, int pair, float low,
+                               float high) const {
+        DownEpilogue::operator()(DownEpilogue::prepare(expert, panel, r), panel, r, pair, low,
+                                 high);
     }
 };
 
@@ -111,7 +124,7 @@ void prefill(const Device& device, const MoeDownArgs& a, const Scratch& scratch)
     sort_pairs(device, a.expert, pairs, a.experts, Rows::terms, scratch);
     launch_expert_prefill<Rows>(device, a.matrix, static_cast<const std::byte*>(a.act), 1, pairs,
                                 a.experts, scratch,
-                                DownEpilogue{a.bias, scratch.partial, nullptr, sum});
+                                PrefillDown{{a.bias, scratch.partial, nullptr, sum}});
     const int threads = a.tokens * (a.hidden / 4);
     launch(device, sum_kernel, dim3((threads + kSumThreads - 1) / kSumThreads), dim3(kSumThreads),
            0, sum);

@@ -28,13 +28,19 @@ struct SwigluEpilogue {
     int inner;
     float limit;
 
-    __device__ Ready prepare(int expert, int panel, int r, int) const {
+    __device__ const float* bias_of(int expert, int i) const {
+        return bias + (size_t(expert) * inner + i) * 2;
+    }
+    __device__ void prefetch(int expert, int panel) const {
+        prefetch_l2(bias_of(expert, panel * 8));
+    }
+    __device__ Ready prepare(int expert, int panel, int r) const {
         const int i = panel * 8 + r;
         if (i >= inner) return {};
-        const float* b = bias + (size_t(expert) * inner + i) * 2;
+        const float* b = bias_of(expert, i);
         return {{b[0], b[1]}};
     }
-    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float gate,
+    __device__ void operator()(const Ready& ready, int panel, int r, int pair, float gate,
                                float up) const {
         const int i = panel * 8 + r;
         if (i >= inner) return;

@@ -3,6 +3,7 @@
 // it reads the next. Bound by the disk, or by the copy.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <span>
@@ -20,6 +21,9 @@ constexpr int kDensePieceRows = 1024;  // a multiple of head_dim and of a panel'
 constexpr uint64_t kEmbeddingPiece = uint64_t{8} << 20;
 constexpr int kReadAhead = 16;  // pieces
 constexpr int kBuffers = 2;
+// The decode form's activations of experts are float16 terms.
+constexpr float kMostF16 = 65504;
+constexpr double kMostLimit = 255;  // SwiGLU's: no result is beyond limit * (limit + 1)
 
 MatrixBytes matrix_bytes(WeightFormat format, int rows, int columns) {
     const size_t panels = panel_count(rows);
@@ -124,13 +128,15 @@ class Loader {
         return most;
     }
 
-    void vector(const TensorSpec& tensor, const float* out) {
+    // `most`: how large a value may be.
+    void vector(const TensorSpec& tensor, const float* out, float most = INFINITY) {
         // What is read becomes float32 in the same buffer.
         jobs.push_back({{&tensor, 0, tensor.bytes()},
                         tensor.elements() * sizeof(float),
-                        [&tensor, out](const Lane& lane, const Buffer& b) {
+                        [this, &tensor, out, most](const Lane& lane, const Buffer& b) {
                             std::vector<float> values(tensor.elements());
                             copy_floats(tensor, b.pinned, values.data());
+                            check_size(tensor, values, most);
                             const size_t bytes = values.size() * sizeof(float);
                             std::memcpy(b.pinned, values.data(), bytes);
                             copy_to_device(lane, bytes_of(out), b.pinned, bytes);
@@ -194,6 +200,14 @@ class Loader {
     }
 
   private:
+    void check_size(const TensorSpec& tensor, const std::vector<float>& values, float most) const {
+        for (const float value : values)
+            if (std::fabs(value) > most)
+                throw CheckpointError(message(source_.file_name(tensor), ": tensor ", tensor.name,
+                                              " holds ", value, ", wanted at most ", most,
+                                              " for activations in float16"));
+    }
+
     void check_scales(const TensorSpec& tensor, int expert, const std::byte* scales,
                       uint64_t count) const {
         const int most = static_cast<int>(*std::max_element(scales, scales + count));
@@ -225,7 +239,9 @@ void list_jobs(const ModelConfig& config, const ModelTensors& tensors, const Pla
         loader.vector(from.sinks, to.sinks);
         loader.dense({&from.attn_out, 1}, to.attn_out, RowOrder::kPlain);
         loader.vector(from.attn_out_bias, to.attn_out_bias);
-        loader.vector(from.moe_norm, to.moe_norm);
+        // No normalised value is beyond the square root of how many there are.
+        const float most = kMostF16 / std::sqrt(static_cast<float>(config.hidden_size));
+        loader.vector(from.moe_norm, to.moe_norm, most);
         loader.dense({&from.router, 1}, to.router, RowOrder::kPlain);
         loader.vector(from.router_bias, to.router_bias);
         loader.experts(from.moe_up, to.moe_up, RowOrder::kGateUp);
@@ -248,6 +264,9 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
                                                 const TensorSource& source, WeightFormat dense,
                                                 const Progress& progress) {
     require_bf16(dense);
+    if (config.swiglu_limit > kMostLimit)
+        throw CheckpointError(message("swiglu_limit is ", config.swiglu_limit, ", wanted at most ",
+                                      kMostLimit, " for activations in float16"));
     auto model = std::make_unique<PlacedModel>();
     model->bytes = outline(config, dense).bytes;
     model->memory = allocate(model->bytes, "weights");

@@ -69,15 +69,14 @@ struct Bf16Tiles {
     }
 };
 
-// MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. The halves
-// of a word hold the even and the odd values, four each, so that a shift and a mask make a pair of
-// halves of two numbers: value p of a half has its exponent and fraction, three bits, three bits to
-// the right of those of value p - 1, the first ones where an f16 has the end of its exponent and the
-// start of its fraction; the signs are in bits 15, 12, 14 and 13. As f16 a value then is short by a
-// factor of 2^14, as bf16, three bits further right, by 2^126.
-// A scale byte is the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it: the
-// weights are exact down to about 2^-68, and the factor kUnit that stays out keeps both ends in
-// bf16's range.
+// MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. The
+// halves of a word hold the even and the odd values, four each, so that a shift and a mask make a
+// pair of halves of two numbers: value p of a half has its exponent and fraction, three bits, three
+// bits to the right of those of value p - 1, the first ones where an f16 has the end of its
+// exponent and the start of its fraction; the signs are in bits 15, 12, 14 and 13. As f16 a value
+// then is short by a factor of 2^14, as bf16, three bits further right, by 2^126. A scale byte is
+// the exponent of 2^126 * 2^(published scale - 127) * 2^-64 as a bf16 has it: the weights are exact
+// down to about 2^-68, and the factor kUnit that stays out keeps both ends in bf16's range.
 struct Mxfp4Tiles {
     static constexpr int kColumns = 2 * kTileColumns;
     static constexpr int kFragments = 4;
