@@ -33,6 +33,7 @@ __device__ __forceinline__ int sum_before(int value, int lane) {
 // stand before it since `count` was zero. `count` goes on.
 template <class Use>
 __device__ void rank_pairs(const int* expert, int begin, int end, int* count, int lane, Use use) {
+#pragma unroll 1
     for (int first = begin; first < end; first += kWarp) {
         const int pair = first + lane;
         const int e = pair < end ? expert[pair] : -1 - lane;  // alone
@@ -51,6 +52,7 @@ __device__ void rank_pairs(const int* expert, int begin, int end, int* count, in
 // Where each expert's pairs and tiles begin, by one warp; the number of tiles.
 __device__ int place_experts(Places& places, int experts, int tile_rows, int lane) {
     int pairs = 0, tiles = 0;
+#pragma unroll 1
     for (int first = 0; first < experts; first += kWarp) {
         const int e = first + lane;
         const int own = e < experts ? places.pairs[e] : 0;
@@ -76,12 +78,14 @@ __global__ __launch_bounds__(kThreads) void sort_pairs_kernel(const int* expert,
     const int stretch = (pairs + kThreads - 1) / kThreads * kWarp;
     const int begin = min(warp * stretch, pairs), end = min(begin + stretch, pairs);
     int* const count = places.count[warp];
+#pragma unroll 1
     for (int e = lane; e < experts; e += kWarp) count[e] = 0;
     wait_for_earlier_kernels();
     let_next_kernel_start();
     __syncwarp();
     rank_pairs(expert, begin, end, count, lane, [](int, int, int) {});
     __syncthreads();
+#pragma unroll 1
     for (int e = warp; e < experts; e += kWarps) {
         const int own = places.count[lane][e], before = sum_before(own, lane);
         places.count[lane][e] = before;
@@ -95,8 +99,10 @@ __global__ __launch_bounds__(kThreads) void sort_pairs_kernel(const int* expert,
     __syncthreads();
     rank_pairs(expert, begin, end, count, lane,
                [&](int pair, int e, int rank) { sorted[places.begin[e] + rank] = pair; });
+#pragma unroll 1
     for (int e = warp; e < experts; e += kWarps) {
         const int own = places.pairs[e];
+#pragma unroll 1
         for (int i = lane; i * tile_rows < own; i += kWarp)
             tiles[places.first_tile[e] + i] = {e, places.begin[e] + i * tile_rows,
                                                min(tile_rows, own - i * tile_rows)};
