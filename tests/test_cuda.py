@@ -17,8 +17,11 @@ from random_checkpoint import COMMON, SHAPES, random_tensors, write_checkpoint, 
 pytestmark = pytest.mark.cuda
 
 GREEDY = gn.Sampling(temperature=0.0)
-# Exact: float32 sums in another order. Fast: 16 bits of an activation here, 16-bit blocks there.
+# Exact: float32 sums in another order. Fast: 16 bits of an activation here, 16-bit blocks there; in
+# prompts 8 bits, of which random experts, whose scores may be close, make more.
 CLOSE = {"exact": 1e-5, "fast": 5e-4}
+PROMPT_CLOSE = {"exact": 1e-5, "fast": 2e-2}
+WITH_FLIPS = 0.1
 SMALLEST = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -91,18 +94,29 @@ def logits_and_tokens(model, ids, count):
 def assert_devices_agree(make, precision, ids, count):
     """Prompt rows by their logits, generated ones by the log-probabilities of the best.
 
-    The processor computes both in its decode form: its prefill form may have bfloat16 activations.
+    make(device=..., deterministic=...) -> the model. A deterministic one computes all of it in the
+    decode form, as the processor does here: its prefill form may have bfloat16 activations.
     """
-    want_rows, want = logits_and_tokens(make(device="cpu"), ids, count)
-    got_rows, got = logits_and_tokens(make(), ids, count)
-    assert relative_l2(got_rows, want_rows) < CLOSE[precision]
-    scale = float(np.abs(want_rows).max())
-    for (token, here), (want_token, there) in zip(got, want, strict=True):
+    want = logits_and_tokens(make(device="cpu", deterministic=True), ids, count)
+    decoded = logits_and_tokens(make(deterministic=True), ids, count)
+    assert_close(decoded, want, CLOSE[precision], ties=False)
+    assert_close(logits_and_tokens(make(), ids, count), want, PROMPT_CLOSE[precision], ties=True)
+
+
+def assert_close(got, want, tolerance, ties):
+    """Ties: a token may be another that is as good as it within the tolerance."""
+    (got_rows, got_tokens), (want_rows, want_tokens) = got, want
+    assert relative_l2(got_rows, want_rows) < tolerance
+    close = 4 * tolerance * float(np.abs(want_rows).max())
+    for (token, here), (want_token, there) in zip(got_tokens, want_tokens, strict=True):
+        if ties and token != want_token:  # from here on texts differ
+            assert there[want_token] - there[token] < close
+            break
         assert token == want_token
         common = here.keys() & there.keys()
         assert len(common) >= len(there) - 1  # the last of them may be close to the next
         for other in common:
-            assert here[other] == pytest.approx(there[other], abs=4 * CLOSE[precision] * scale)
+            assert here[other] == pytest.approx(there[other], abs=close)
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
@@ -123,18 +137,16 @@ def test_a_random_model_is_close_to_the_processors(
 ):
     sizes = config(shape, **overrides)
 
-    def make(device=cuda_device):
-        return gn.Model.random(
-            sizes, seed=3, device=device, precision=precision, deterministic=device == "cpu"
-        )
+    def make(device=cuda_device, **options):
+        return gn.Model.random(sizes, seed=3, device=device, precision=precision, **options)
 
     assert_devices_agree(make, precision, some_ids(9, sizes["vocab_size"]), 3)
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_the_trained_model_is_close_to_the_processors(cuda_device, some_ids, precision):
-    def make(device=cuda_device):
-        return gn.Model.demo(device=device, precision=precision, deterministic=device == "cpu")
+    def make(device=cuda_device, **options):
+        return gn.Model.demo(device=device, precision=precision, **options)
 
     assert_devices_agree(make, precision, some_ids(20, 600), 4)
 
@@ -145,12 +157,13 @@ def test_windows_and_rings_that_come_round_are_close_to_the_processors(
     """A ring holds the window and a step of 1024 rows; pages hold 128 positions."""
     sizes = config("tiny", **SMALLEST | {"sliding_window": 37})
     ids, rows, answers = some_ids(1100, 40), [], []
-    for device, cuts in (
-        ("cpu", [1100]),
-        (cuda_device, [1100]),
-        (cuda_device, [7, 500, 1097, 1100]),
+    for device, deterministic, cuts in (
+        ("cpu", True, [1100]),
+        (cuda_device, False, [1100]),
+        (cuda_device, False, [7, 500, 1097, 1100]),
+        (cuda_device, True, [1100]),
     ):
-        model = gn.Model.random(sizes, seed=2, device=device, deterministic=device == "cpu")
+        model = gn.Model.random(sizes, seed=2, device=device, deterministic=deterministic)
         with model, model.session() as session:
             got = [session.logits(ids[a:b]) for a, b in zip([0, *cuts], cuts, strict=False)]
             stream = session.generate(max_new_tokens=5, sampling=GREEDY)
@@ -158,9 +171,11 @@ def test_windows_and_rings_that_come_round_are_close_to_the_processors(
         rows.append(np.concatenate(got))
     assert np.array_equal(rows[1], rows[2])
     assert answers[1] == answers[2]
-    assert relative_l2(rows[1], rows[0]) < CLOSE["fast"]
-    for here, there in zip(answers[1], answers[0], strict=True):
-        assert here == pytest.approx(there, abs=5e-3)
+    assert relative_l2(rows[1], rows[0]) < WITH_FLIPS
+    assert relative_l2(rows[3], rows[0]) < CLOSE["fast"]
+    for got in (answers[1], answers[3]):
+        for here, there in zip(got, answers[0], strict=True):
+            assert here == pytest.approx(there, abs=5e-3)
 
 
 # The same bits on any device

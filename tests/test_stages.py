@@ -55,6 +55,9 @@ class Bench:
             self.dense_tolerance = self.h_tolerance = self.cache_tolerance = ONE_TERM
             self.attention_tolerance = self.experts_tolerance = 2 * ONE_TERM
             self.softmax_tolerance = ONE_TERM
+        if terms and not decode:
+            self.dense_tolerance = self.h_tolerance = self.cache_tolerance = ONE_TERM
+            self.experts_tolerance = 2 * ONE_TERM
         self.most_rows = 8 if decode and device != "cpu" else 256
         self.hidden = self.reference.config["hidden_size"]
         self.heads = self.reference.config["num_attention_heads"]

@@ -112,6 +112,7 @@ void thread_main() {
         threw = true;
     }
     if (threw) fail("an exception left the kernel");
+    if (!self.products.empty()) fail("a thread ends before its products");
     self.copies.clear();
     self.exited = true;
     ++the->exited;
@@ -134,6 +135,8 @@ void start_threads() {
         thread.waits_in = nullptr;
         thread.copies.clear();
         thread.copy_groups = 0;
+        thread.products.clear();
+        thread.product_groups = 0;
         thread.exited = false;
         b.upcoming[i] = &thread;
     }
@@ -234,7 +237,7 @@ std::string run_grid(const Launch& launch, uint64_t seed) {
     while (b.stacks.size() < b.thread_count) b.stacks.emplace_back();
     // Its exact size, so that the address sanitizer sees an overrun.
     void* shared = nullptr;
-    if (posix_memalign(&shared, 128, launch.shared_bytes) != 0) return "no memory";
+    if (posix_memalign(&shared, 1024, launch.shared_bytes) != 0) return "no memory";
     b.shared.reset(static_cast<std::byte*>(shared));
     gridDim = launch.grid;
     blockDim = launch.block;

@@ -42,6 +42,15 @@ struct AsyncCopy {
     unsigned group;
 };
 
+// A warpgroup's product that nobody has waited for yet; pointers are to the thread's registers.
+struct Product {
+    float* sums;
+    const uint32_t* a;
+    uint64_t b;  // where its rows lie in shared memory
+    int rows;
+    unsigned group;
+};
+
 struct Thread {
     Context context;
     uint3 index;
@@ -52,6 +61,8 @@ struct Thread {
     Where where;
     std::vector<AsyncCopy> copies;
     unsigned copy_groups;
+    std::vector<Product> products;
+    unsigned product_groups;
     bool exited;
 };
 

@@ -1,5 +1,7 @@
 // The warp's matrix instructions and asynchronous copies (PTX ISA: mma.m16n8k16, ldmatrix,
 // cp.async). Operands stay on the lanes' stacks; whoever comes last works for all.
+#include "emulation/matrix.h"
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -13,24 +15,7 @@ namespace {
 
 constexpr int kRows = 16, kColumns = 8, kDepth = 16;
 
-struct MultiplyOperands {
-    float (*c)[4];
-    const uint32_t (*a)[4];
-    uint32_t b[2];
-};
-
-template <class T>
-T& operands(Warp& warp, int lane) {
-    return *reinterpret_cast<T*>(warp.lanes[lane].operand);
-}
-
-// Lane 4 g + t holds columns 2 t, 2 t + 1 of row g, and of row g + 8: f(lane, place, row, column).
-template <class F>
-void for_each_result(F f) {
-    for (int lane = 0; lane < 32; ++lane) {
-        for (int i = 0; i < 4; ++i) f(lane, i, lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
-    }
-}
+}  // namespace
 
 // As the units add (modelled by several papers from experiments on cards): addends are
 // aligned to the largest, cut off 25 bits below its leading one, and the sum is rounded to zero.
@@ -52,6 +37,27 @@ float add_truncated(const double (&products)[kDepth], float c) {
     const float rounded = static_cast<float>(value);
     return std::abs(static_cast<double>(rounded)) > std::abs(value) ? std::nextafter(rounded, 0.0f)
                                                                     : rounded;
+}
+
+namespace {
+
+struct MultiplyOperands {
+    float (*c)[4];
+    const uint32_t (*a)[4];
+    uint32_t b[2];
+};
+
+template <class T>
+T& operands(Warp& warp, int lane) {
+    return *reinterpret_cast<T*>(warp.lanes[lane].operand);
+}
+
+// Lane 4 g + t holds columns 2 t, 2 t + 1 of row g, and of row g + 8: f(lane, place, row, column).
+template <class F>
+void for_each_result(F f) {
+    for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 4; ++i) f(lane, i, lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
+    }
 }
 
 template <float (*decode)(uint16_t)>

@@ -1,5 +1,6 @@
 // Activations as the matrix units take them: a float as a sum of bf16 terms, two for 16 bits of
-// it, three for all 24. In a backend's own form a row is [terms][columns].
+// it, three for all 24. In a backend's own form a row is [terms][columns]; that of the prefill form
+// is in prefill_form.cuh.
 #pragma once
 
 #include <type_traits>

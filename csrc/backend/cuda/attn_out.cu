@@ -1,7 +1,7 @@
 // Stage attn_out: product, bias, residual. Bound by the weights' bytes in the decode form, by the
 // matrix units in the prefill form.
 #include "backend/cuda/dense_decode.cuh"
-#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
@@ -42,13 +42,7 @@ struct AttnOutEpilogue {
 };
 
 template <int terms>
-void run(const Device& device, const AttnOutArgs& a, const Scratch& scratch) {
-    if (a.form == Form::kPrefill) {
-        norm_rows(device, {a.attention, nullptr, 0, a.tokens, a.columns, terms}, scratch.rows);
-        launch_dense_prefill<terms>(device, a.weight, scratch.rows, a.tokens,
-                                    AttnOutEpilogue{a.bias, a.x, a.hidden});
-        return;
-    }
+void decode(const Device& device, const AttnOutArgs& a) {
     const int most = dense_decode_rows<terms>(device, a.columns);
     for (int first = 0; first < a.tokens; first += most)
         launch_dense_decode<terms>(
@@ -61,7 +55,16 @@ void run(const Device& device, const AttnOutArgs& a, const Scratch& scratch) {
 
 void attn_out(const Device& device, Precision precision, const AttnOutArgs& args,
               const Scratch& scratch) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
+    if (args.form == Form::kDecode) {
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args); });
+        return;
+    }
+    norm_rows(device, {args.attention, nullptr, 0, args.tokens, args.columns, precision},
+              scratch.rows);
+    with_prefill_form(device, precision, [&](auto form) {
+        launch_dense_prefill<decltype(form)>(device, args.weight, scratch.rows, args.tokens,
+                                             AttnOutEpilogue{args.bias, args.x, args.hidden});
+    });
 }
 
 }  // namespace gptoss::cuda

@@ -259,12 +259,12 @@ double CudaBackend::time(int calls, const std::function<void(int)>& work) {
     return seconds[kReplays / 2];
 }
 
-void CudaBackend::read_activations(const void* own, const MoeUpArgs& a, int rows, int columns,
+void CudaBackend::read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
                                    float* out) {
     const size_t bytes = size_t(rows) * columns * sizeof(float);
     const StageMemory floats = allocate(bytes, "reading activations");
-    read_rows(device_, static_cast<const std::byte*>(own), rows, columns, term_count(precision_),
-              a.form == Form::kDecode, reinterpret_cast<float*>(floats.data()));
+    read_rows(device_, precision_, args.form, static_cast<const std::byte*>(own), rows, columns,
+              reinterpret_cast<float*>(floats.data()));
     read(out, floats.data(), bytes);
 }
 
@@ -291,10 +291,14 @@ double CudaBackend::copy_rate(size_t bytes) {
 std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
     const bool exact = precision_ == Precision::kExact;
     const std::string terms = exact ? "activations in 3 bf16 terms" : "activations in 2 bf16 terms";
-    const std::string dense = "bf16 mma, " + terms + "; decode: streamed, prefill: tiled";
     const std::string count = exact ? "3" : "2";
-    const std::string experts = "decode: mxfp4 to f16 mma, streamed, activations in " + count +
-                                " f16 terms; prefill: mxfp4 to bf16 mma, grouped, " + terms;
+    const std::string prefill = exact                     ? "bf16 mma, 3 terms, "
+                                : has_warpgroups(device_) ? "bf16 wgmma, 1 term, "
+                                                          : "bf16 mma, 1 term, ";
+    const std::string dense =
+        "decode: bf16 mma, " + count + " terms, streamed; prefill: " + prefill + "tiled";
+    const std::string experts = "decode: mxfp4 to f16 mma, " + count +
+                                " terms, streamed; prefill: mxfp4 to " + prefill + "grouped";
     return {
         {"device", name_},
         {"architecture", message("sm_", device_.architecture)},
@@ -303,7 +307,7 @@ std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
         {"attention", exact ? "float32, split over keys"
                             : "decode: float32, split over keys; prefill: f16 mma in tiles"},
         {"attn_out", dense},
-        {"router", dense + "; choice fused in decode"},
+        {"router", "bf16 mma, " + terms + "; choice fused"},
         {"moe_up", experts + "; SwiGLU fused"},
         {"moe_down", experts},
         {"logits", "bf16 mma, " + terms + ", streamed"},

@@ -16,6 +16,9 @@ struct Device {
     size_t shared_limit = 0;  // bytes of shared memory that a block may ask for
 };
 
+// Whether the kernels of warpgroup.cuh run there.
+inline bool has_warpgroups(const Device& device) { return device.architecture == 90; }
+
 // Throws OutOfMemory or DeviceError that says what was being done and what the device answered.
 void check(cudaError_t status, const char* doing);
 

@@ -3,7 +3,7 @@
 // ends with a panel adds them, in the prefill form a second kernel: slot by slot, best expert
 // first. Bound as moe_up is.
 #include "backend/cuda/moe_decode.cuh"
-#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
@@ -53,11 +53,6 @@ struct DownEpilogue {
         if (row < sum.hidden) out[0] = low + ready.bias[0];
         if (row + 8 < sum.hidden) out[8] = high + ready.bias[1];
     }
-    // Prefill form.
-    __device__ void operator()(int expert, int panel, int r, int pair, float low,
-                               float high) const {
-        (*this)(prepare(expert, panel, r), panel, r, pair, low, high);
-    }
     // For all of a block's items at once, since the hand-over is slow.
     __device__ void finish(int begin, int end, int panels, int experts) const {
         __shared__ bool last[kDecodeThreads];
@@ -83,28 +78,61 @@ struct DownEpilogue {
     }
 };
 
+struct PrefillDown : DownEpilogue {
+    __device__ Ready prepare(int expert, int panel, int r, int) const {
+        return DownEpilogue::prepare(expert, panel, r);
+    }
+    __device__ void operator()(const Ready& ready, int, int panel, int r, int pair, float low,
+                               float high) const {
+        DownEpilogue::operator()(ready, panel, r, pair, low, high);
+    }
+    __device__ void operator()(int expert, int panel, int r, int pair, float low,
+                               float high) const {
+        DownEpilogue::operator()(DownEpilogue::prepare(expert, panel, r), panel, r, pair, low,
+                                 high);
+    }
+};
+
+// The prefill form's, four outputs a thread, in the order of Sum::add.
 __global__ __launch_bounds__(kSumThreads) void sum_kernel(Sum sum) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const int row = blockIdx.x * kSumThreads + threadIdx.x;
-    if (row < sum.hidden) sum.add(blockIdx.y, row);
+    const int i = (blockIdx.x * kSumThreads + threadIdx.x) * 4;
+    if (i >= sum.tokens * sum.hidden) return;
+    const int t = i / sum.hidden, row = i % sum.hidden;
+    float4 all = make_float4(0, 0, 0, 0);
+    for (int slot = 0; slot < sum.top_k; ++slot) {
+        const size_t pair = size_t(t) * sum.top_k + slot;
+        const float weight = sum.weight[pair];
+        const float4 v =
+            __ldcg(reinterpret_cast<const float4*>(sum.partial + pair * sum.hidden + row));
+        all.x += weight * v.x;
+        all.y += weight * v.y;
+        all.z += weight * v.z;
+        all.w += weight * v.w;
+    }
+    auto* const x = reinterpret_cast<float4*>(sum.x + i);
+    const float4 before = *x;
+    *x = make_float4(before.x + all.x, before.y + all.y, before.z + all.z, before.w + all.w);
+}
+
+template <class Rows>
+void prefill(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
+    const int pairs = a.tokens * a.top_k;
+    const Sum sum = {scratch.partial, a.weight, a.x, a.tokens, a.hidden, a.top_k};
+    // A step's moe_down has the expert choice of its moe_up, but need not have had one.
+    sort_pairs(device, a.expert, pairs, a.experts, Rows::terms, scratch);
+    launch_expert_prefill<Rows>(device, a.matrix, static_cast<const std::byte*>(a.act), 1, pairs,
+                                a.experts, scratch,
+                                PrefillDown{{a.bias, scratch.partial, nullptr, sum}});
+    const int threads = a.tokens * (a.hidden / 4);
+    launch(device, sum_kernel, dim3((threads + kSumThreads - 1) / kSumThreads), dim3(kSumThreads),
+           0, sum);
 }
 
 template <int terms>
-void run(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
+void decode(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
     const auto* act = static_cast<const std::byte*>(a.act);
-    if (a.form == Form::kPrefill) {
-        const Sum sum = {scratch.partial, a.weight, a.x, a.tokens, a.hidden, a.top_k};
-        // A step's moe_down has the expert choice of its moe_up, but need not have had one.
-        sort_pairs(device, a.expert, a.tokens * a.top_k, a.experts, terms, scratch);
-        const SortedPairs rows = {scratch.sorted, scratch.tiles, scratch.tile_count, 1};
-        launch_prefill<Mxfp4Tiles, terms, pair_tile_rows(terms) / 8>(
-            device, a.matrix, act, rows, pair_tiles(a.tokens * a.top_k, a.experts, terms),
-            DownEpilogue{a.bias, scratch.partial, nullptr, sum});
-        launch(device, sum_kernel, dim3((a.hidden + kSumThreads - 1) / kSumThreads, a.tokens),
-               dim3(kSumThreads), 0, sum);
-        return;
-    }
     const int most = moe_decode_tokens<terms>(device, a.inner);
     for (int first = 0; first < a.tokens; first += most) {
         const int tokens = min(most, a.tokens - first), pairs = first * a.top_k;
@@ -121,7 +149,11 @@ void run(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
 
 void moe_down(const Device& device, Precision precision, const MoeDownArgs& args,
               const Scratch& scratch) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
+    if (args.form == Form::kDecode)
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args, scratch); });
+    else
+        with_prefill_form(device, precision,
+                          [&](auto form) { prefill<decltype(form)>(device, args, scratch); });
 }
 
 }  // namespace gptoss::cuda

@@ -27,6 +27,7 @@ struct RowTile {
 
 // All rows in their order, one matrix.
 struct AllRows {
+    static constexpr bool kKnown = true;  // before the kernels before have ended
     int rows;
 
     __device__ RowTile tile(int index, int size) const {
@@ -39,6 +40,7 @@ struct AllRows {
 
 // Pairs (token, slot) sorted by expert (sort_pairs.cu).
 struct SortedPairs {
+    static constexpr bool kKnown = false;
     const int* sorted;     // [pairs]
     const RowTile* tiles;  // [tile_count]
     const int* tile_count;
@@ -188,15 +190,6 @@ void launch_prefill(const Device& device, const Matrix& m, const std::byte* own,
     launch(device, prefill_product<Tiles, terms, kRowTiles, Rows, Epilogue>,
            dim3(blocks, row_tiles), dim3(kPrefillThreads), Shape::kSharedBytes, m, own, rows,
            epilogue);
-}
-
-// Dense weights over all of `rows` rows.
-template <int terms, class Epilogue>
-void launch_dense_prefill(const Device& device, const Matrix& m, const std::byte* own, int rows,
-                          const Epilogue& epilogue) {
-    constexpr int kRowTiles = terms > kFastTerms ? 8 : 16;  // registers
-    launch_prefill<Bf16Tiles, terms, kRowTiles>(
-        device, m, own, AllRows{rows}, (rows + 8 * kRowTiles - 1) / (8 * kRowTiles), epilogue);
 }
 
 }  // namespace gptoss::cuda

@@ -4,7 +4,7 @@
 // by the matrix units in the prefill form.
 #include "backend/cuda/cache.cuh"
 #include "backend/cuda/dense_decode.cuh"
-#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/prefill.cuh"
 #include "backend/cuda/stage_kernels.h"
 #include "backend/kv_slot.h"
 
@@ -85,14 +85,7 @@ struct QkvEpilogue {
 };
 
 template <int terms>
-void run(const Device& device, const QkvArgs& a, std::byte* own) {
-    const QkvEpilogue epilogue = {a.rows, a.bias,  a.inv_freq, a.concentration, a.kv,
-                                  a.q,    a.heads, a.kv_heads, a.head_dim};
-    if (a.form == Form::kPrefill) {
-        norm_rows(device, {a.x, a.norm, a.eps, a.tokens, a.hidden, terms}, own);
-        launch_dense_prefill<terms>(device, a.weight, own, a.tokens, epilogue);
-        return;
-    }
+void decode(const Device& device, const QkvArgs& a, const QkvEpilogue& epilogue) {
     const int most = dense_decode_rows<terms>(device, a.hidden);
     for (int first = 0; first < a.tokens; first += most) {
         QkvEpilogue part = epilogue;
@@ -107,7 +100,18 @@ void run(const Device& device, const QkvArgs& a, std::byte* own) {
 }  // namespace
 
 void qkv(const Device& device, Precision precision, const QkvArgs& args, const Scratch& scratch) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch.rows); });
+    const QkvEpilogue epilogue = {args.rows, args.bias,  args.inv_freq, args.concentration, args.kv,
+                                  args.q,    args.heads, args.kv_heads, args.head_dim};
+    if (args.form == Form::kDecode) {
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args, epilogue); });
+        return;
+    }
+    norm_rows(device, {args.x, args.norm, args.eps, args.tokens, args.hidden, precision},
+              scratch.rows);
+    with_prefill_form(device, precision, [&](auto form) {
+        launch_dense_prefill<decltype(form)>(device, args.weight, scratch.rows, args.tokens,
+                                             epilogue);
+    });
 }
 
 }  // namespace gptoss::cuda

@@ -1,16 +1,15 @@
 // Stage router. Decode form: norm, scores, the best few and their softmax in one kernel: blocks
 // share the experts' panels and the columns, and the last block to end chooses, a warp a row.
-// Prefill form: norm, product and choice apart. Bound by latency.
+// Prefill form: the same, a block some rows. Bound by latency.
 #include "backend/cuda/arrive.cuh"
 #include "backend/cuda/dense_decode.cuh"
-#include "backend/cuda/prefill_product.cuh"
+#include "backend/cuda/prefill_form.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
 namespace {
 
 constexpr int kMostExperts = 128;
-constexpr int kMostChosen = 8;
 constexpr int kLaneExperts = kMostExperts / kWarp;
 constexpr int kSplitColumns = 256;  // columns a block takes at least
 constexpr int kChooseThreads = 256;
@@ -105,26 +104,128 @@ struct ChoosingEpilogue {
     }
 };
 
-// Prefill form.
-struct ScoresEpilogue {
-    const float* bias;
-    float* scores;
-    int experts;
+// Prefill form: a block has some rows, eight warps share the columns and add up what each has, then
+// a warp a row chooses. `h` takes the form of the products that read it, the scores terms of their
+// own.
+template <class Own, int terms, int kRowTiles>
+struct RowsKernel {
+    static constexpr int kRows = kDecodeRows * kRowTiles;
+    static constexpr int kWarps = kChooseThreads / kWarp;
+    static constexpr int kMostPanels = kMostExperts / kTileRows;
 
-    __device__ void put(int expert, int t, float value) const {
-        if (expert < experts) scores[size_t(t) * experts + expert] = value + bias[expert];
+    const float* x;     // [tokens, hidden]
+    const float* norm;  // [hidden]
+    Matrix gate;
+    float eps;
+    std::byte* h;
+    Choice choice;
+    int hidden;
+
+    static size_t shared_bytes(int experts) {
+        const size_t sums = size_t(panel_count(experts)) * kTileRows * kRows;
+        return (kWarps * sums + size_t(experts) * kRows) * sizeof(float);
     }
-    __device__ void operator()(int, int panel, int r, int t, float low, float high) const {
-        put(panel * kTileRows + r, t, low);
-        put(panel * kTileRows + r + 8, t, high);
+
+    __device__ float row_scale(int row, int lane) const {
+        float sum = 0;
+        for (int k = 4 * lane; k < hidden; k += 4 * kWarp)
+            sum = add_squares(sum, *reinterpret_cast<const float4*>(x + size_t(row) * hidden + k));
+        for (int offset = kWarp / 2; offset > 0; offset /= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+        return norm_scale(sum, hidden, eps);
+    }
+    // Eight columns of a row, normalised and kept; their operand of each term.
+    __device__ void take(int row, int k, float scale, bool valid, uint4 (&operand)[terms]) const {
+        uint32_t part[4][terms] = {};
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+            if (!valid) break;
+            const int column = k + 2 * pair;
+            const float2 v = *reinterpret_cast<const float2*>(x + size_t(row) * hidden + column);
+            const float2 n = scaled(v, scale, *reinterpret_cast<const float2*>(norm + column));
+            split<terms>(n.x, n.y, part[pair]);
+            uint32_t kept[Own::terms];
+            split<Own::terms>(n.x, n.y, kept);
+#pragma unroll
+            for (int term = 0; term < Own::terms; ++term)
+                *reinterpret_cast<uint32_t*>(h + row * Own::row_bytes(hidden) +
+                                             (size_t(term) * hidden + Own::place(column)) * 2) =
+                    kept[term];
+        }
+#pragma unroll
+        for (int term = 0; term < terms; ++term)
+            operand[term] = make_uint4(part[0][term], part[1][term], part[2][term], part[3][term]);
+    }
+    // This warp's tiles of columns times the block's rows: sums[expert][row] of its own.
+    __device__ void multiply(int first, const float* scales, float* sums, int lane,
+                             int warp) const {
+        const int panels = panel_count(choice.experts), tiles = step_count<Bf16Tiles>(hidden);
+        float part[kMostPanels][kRowTiles][4] = {};
+        for (int tile = warp; tile < tiles; tile += kWarps) {
+            uint4 operand[kRowTiles][terms];
+#pragma unroll
+            for (int n = 0; n < kRowTiles; ++n) {
+                const int i = n * kDecodeRows + lane / 4;
+                take(first + i, tile * kTileColumns + lane % 4 * 8, scales[i],
+                     first + i < choice.rows, operand[n]);
+            }
+#pragma unroll
+            for (int p = 0; p < kMostPanels; ++p) {
+                if (p >= panels) break;
+                const auto weights = Bf16Tiles::load(panel_of<Bf16Tiles>(gate, 0, p), tile, lane);
+                uint32_t a[2][4];
+                Bf16Tiles::fragment(weights, 0, a[0]);
+                Bf16Tiles::fragment(weights, 1, a[1]);
+#pragma unroll
+                for (int n = 0; n < kRowTiles; ++n)
+                    multiply_terms<terms>(part[p][n], a,
+                                          [&](int term) { return operand[n][term]; });
+            }
+        }
+#pragma unroll
+        for (int p = 0; p < kMostPanels; ++p) {
+            if (p >= panels) break;
+#pragma unroll
+            for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    sums[(p * kTileRows + lane / 4 + i / 2 * 8) * kRows + n * kDecodeRows +
+                         lane % 4 * 2 + i % 2] = part[p][n][i];
+        }
+    }
+    __device__ void operator()() const {
+        __shared__ float scales[kRows];
+        const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+        const int first = blockIdx.x * kRows, rows = min(kRows, choice.rows - first);
+        const int sums = panel_count(choice.experts) * kTileRows * kRows;
+        float* const shares = reinterpret_cast<float*>(shared_memory());
+        float* const scores = shares + kWarps * sums;
+        for (int i = warp; i < rows; i += kWarps) {
+            const float scale = row_scale(first + i, lane);
+            if (lane == 0) scales[i] = scale;
+        }
+        __syncthreads();
+        multiply(first, scales, shares + warp * sums, lane, warp);
+        __syncthreads();
+        for (int i = threadIdx.x; i < choice.experts * kRows; i += kChooseThreads) {
+            float sum = 0;
+            for (int w = 0; w < kWarps; ++w) sum += shares[w * sums + i];
+            scores[i % kRows * choice.experts + i / kRows] = sum + choice.bias[i / kRows];
+        }
+        __syncthreads();
+        Choice own = choice;
+        own.scores = scores;
+        own.expert += first * choice.top_k;
+        own.weight += first * choice.top_k;
+        for (int i = warp; i < rows; i += kWarps) choose(own, i, lane);
     }
 };
 
-__global__ __launch_bounds__(kChooseThreads) void choose_kernel(Choice choice) {
+template <class Kernel>
+__global__ __launch_bounds__(kChooseThreads) void rows_kernel(Kernel kernel) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const int row = blockIdx.x * (kChooseThreads / kWarp) + threadIdx.x / kWarp;
-    if (row < choice.rows) choose(choice, row, threadIdx.x % kWarp);
+    kernel();
 }
 
 template <int terms>
@@ -147,34 +248,37 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
     }
 }
 
-template <int terms>
-void prefill(const Device& device, const RouterArgs& a, const Scratch& scratch) {
-    auto* const h = static_cast<std::byte*>(a.h);
-    norm_rows(device, {a.x, a.norm, a.eps, a.tokens, a.hidden, terms}, h);
-    const Choice choice = {scratch.scores, nullptr,  a.bias,    0,      a.expert,
-                           a.weight,       a.tokens, a.experts, a.top_k};
-    constexpr int kRowTiles = 4;  // few panels: small tiles, to have more blocks
-    launch_prefill<Bf16Tiles, terms, kRowTiles>(device, a.gate, h, AllRows{a.tokens},
-                                                (a.tokens + 8 * kRowTiles - 1) / (8 * kRowTiles),
-                                                ScoresEpilogue{a.bias, scratch.scores, a.experts});
-    constexpr int kRows = kChooseThreads / kWarp;
-    launch(device, choose_kernel, dim3((a.tokens + kRows - 1) / kRows), dim3(kChooseThreads), 0,
-           choice);
+template <class Own, int terms, int kRowTiles>
+void launch_rows(const Device& device, const RouterArgs& a) {
+    using Kernel = RowsKernel<Own, terms, kRowTiles>;
+    const Choice choice = {nullptr,  nullptr,  a.bias,    0,      a.expert,
+                           a.weight, a.tokens, a.experts, a.top_k};
+    const Kernel kernel = {a.x,    a.norm,  a.gate, a.eps, static_cast<std::byte*>(a.h),
+                           choice, a.hidden};
+    launch(device, rows_kernel<Kernel>, dim3((a.tokens + Kernel::kRows - 1) / Kernel::kRows),
+           dim3(kChooseThreads), Kernel::shared_bytes(a.experts), kernel);
 }
 
-template <int terms>
-void run(const Device& device, const RouterArgs& a, const Scratch& scratch) {
-    if (a.form == Form::kPrefill)
-        prefill<terms>(device, a, scratch);
+template <class Own>
+void prefill(const Device& device, const RouterArgs& a) {
+    // Each block reads the whole gate: more rows a block where that leaves enough of them.
+    constexpr int kManyRows = 1024;
+    constexpr int terms = Own::terms > kFastTerms ? kExactTerms : kFastTerms;
+    if (a.tokens >= kManyRows)
+        launch_rows<Own, terms, 2>(device, a);
     else
-        decode<terms>(device, a, scratch);
+        launch_rows<Own, terms, 1>(device, a);
 }
 
 }  // namespace
 
 void router(const Device& device, Precision precision, const RouterArgs& args,
             const Scratch& scratch) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args, scratch); });
+    if (args.form == Form::kDecode)
+        with_terms(precision, [&](auto terms) { decode<terms()>(device, args, scratch); });
+    else
+        with_prefill_form(device, precision,
+                          [&](auto form) { prefill<decltype(form)>(device, args); });
 }
 
 }  // namespace gptoss::cuda

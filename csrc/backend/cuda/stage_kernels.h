@@ -11,7 +11,7 @@ namespace gptoss::cuda {
 struct RowTile;
 
 // Rows of a RowTile at most: what registers allow.
-constexpr int pair_tile_rows(int terms) { return terms > 2 ? 32 : 64; }
+constexpr int pair_tile_rows(int terms) { return terms > 2 ? 32 : 128; }
 constexpr int kMostSplits = 8;  // shares of a panel's columns (dense_decode.cuh, Splits)
 
 // What kernels hand to each other beside the stages' buffers. Counters are zero between kernels.
@@ -33,13 +33,14 @@ struct NormArgs {
     const float* x;     // [rows, columns]
     const float* gain;  // [columns]; null: no norm
     float eps;
-    int rows, columns, terms;
+    int rows, columns;
+    Precision precision;
 };
-// norm.cu: rows of float in the backend's own form.
+// norm.cu: rows of float in the prefill form (prefill_form.cuh).
 void norm_rows(const Device& device, const NormArgs& args, std::byte* own);
-// For tests: the other way, without the norm; f16: of f16 terms.
-void read_rows(const Device& device, const std::byte* own, int rows, int columns, int terms,
-               bool f16, float* out);
+// For tests: the other way, without the norm; the decode form's rows, of f16 terms, too.
+void read_rows(const Device& device, Precision precision, Form form, const std::byte* own, int rows,
+               int columns, float* out);
 
 // sort_pairs.cu: fills scratch.sorted, tiles and tile_count.
 void sort_pairs(const Device& device, const int* expert, int pairs, int experts, int terms,
