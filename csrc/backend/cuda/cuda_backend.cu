@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kPrefillRows = 1024;
 constexpr int kOldestArchitecture = 80;
-constexpr size_t kStaticShared = 1024;  // what a kernel may have beside what it asks for
 constexpr size_t kOutboxBytes = size_t{4} << 20;
 
 int term_count(Precision precision) {

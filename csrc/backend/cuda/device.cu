@@ -14,7 +14,7 @@ void check(cudaError_t status, const char* doing) {
 }
 
 void allow_shared(const Device& device, const void* kernel, size_t shared_bytes) {
-    constexpr size_t kAlwaysAllowed = 48 * 1024;
+    constexpr size_t kAlwaysAllowed = 48 * 1024 - kStaticShared;
     // A multiprocessor changes its share of shared memory only when it is idle: kernels that want
     // different ones could not follow each other closely.
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

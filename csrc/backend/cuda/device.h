@@ -8,6 +8,8 @@
 
 namespace gptoss::cuda {
 
+constexpr size_t kStaticShared = 1024;  // bytes a kernel may have beside what it asks for
+
 struct Device {
     int index = 0;
     cudaStream_t stream = nullptr;  // all stages run on it, in order
