@@ -391,6 +391,15 @@ def test_killed_its_clients_know_at_once_and_the_next_start_serves():
         assert again.post(CHAT, BODY).json()["choices"][0]["message"]["content"] == "17 + 25 = 42"
 
 
+def test_it_listens_on_one_address_of_this_machine_unless_told_otherwise():
+    with process() as served:
+        assert served.http.get("/health").status_code == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", served.port), 30).close()
+    with process("--host", "0.0.0.0") as served:
+        socket.create_connection(("127.0.0.2", served.port), 30).close()
+
+
 def test_keys_come_from_a_file_or_the_environment(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("one\n\n two \n")
