@@ -20,7 +20,7 @@ class Answers:
     def __init__(self, checkpoint, threads):
         made = gn.Model.load(checkpoint, threads=threads) if checkpoint else None
         self.model = made or gn.Model.demo(threads=threads)
-        # The bundled model was trained with all channels named.
+        # All named, as published examples do; the bundled model knows the other form too.
         self.system = SystemContent(channels=None if checkpoint else CHANNELS)
 
     async def answer(self, question):

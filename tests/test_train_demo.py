@@ -59,13 +59,13 @@ def test_columns_give_the_sum_and_the_difference(brackets):
     rng = random.Random(0)
     for _ in range(500):
         a, b = rng.randrange(10 ** rng.randint(1, 5)), rng.randrange(10 ** rng.randint(1, 5))
-        text, result = columns.add(a, b, brackets)
-        assert result == a + b
-        a, b = max(a, b), min(a, b)
-        text, result = columns.subtract(a, b, brackets)
-        assert result == a - b
-        for left, right in re.findall(r"([\d+*-]+)=(\d+)", text):
-            assert eval(left) == int(right)  # every step by itself
+        sums, differences = columns.add(a, b, brackets), columns.subtract(max(a, b), min(a, b))
+        for text, result in ((sums, a + b), (differences, abs(a - b))):
+            columns_of = re.findall(r"([\d+*-]+)=(\d+)", text)
+            for left, right in columns_of:
+                assert eval(left) == int(right)  # every step by itself
+            digits = [right[-1] for _, right in columns_of[:-1]] + [columns_of[-1][1]]
+            assert int("".join(reversed(digits))) == result
         text, result = columns.times(a, b % 10)
         assert result == a * (b % 10)
 
@@ -139,13 +139,26 @@ def test_splits_share_no_problem():
                         assert split_of(columns.family(a, b)) == "train", text
 
 
-def test_checks_fail_where_a_step_was_wrong_and_the_answer_is_right():
+@pytest.mark.parametrize("skill", ["add3", "subtract3"])
+def test_checks_fail_where_a_step_was_wrong_and_the_answer_is_right(skill):
     wrong = 0
-    for problem in draws("add3", count=400):
+    for problem in draws(skill, count=400):
         text = next(m.text for m in problem.moves if isinstance(m, Think))
-        assert (WRONG in text) == ("Again:" in text)
+        assert (WRONG in text) == ("wrong. Again:" in text)
         wrong += WRONG in text
-    assert 40 < wrong < 160
+        checks = re.findall(r"(\d+)\? [\d+-]+=(\d+) (right|wrong)", text)
+        assert checks
+        for written, found, said in checks[:-1]:  # the last column keeps both its digits
+            assert (written[-1] == found[-1]) == (said == "right")
+    assert 80 < wrong < 200
+
+
+def test_the_last_column_tells_which_number_is_less():
+    assert columns.less(17, 25, True) == "17-25: 7-5=2 [2], 1-2 less."
+    assert columns.less(5, 7, True) == "5-7: 5-7 less."
+    assert columns.less(36, 92, False) == "36-92: 6-2=4, 3-9 less."
+    wanted = "0093-1020: 3-0=3 [3], 9-2=7 [73], 0-0=0 [073], 0-1 less."
+    assert columns.less(93, 1020, True) == wanted
 
 
 def test_wrong_steps_are_not_learnt(writer):

@@ -46,33 +46,35 @@ from .problem import (
 # skill: how often, where the prefix does not decide
 SKILLS: dict[str, tuple[Skill, float]] = {
     "add3": (numbers.add3, 8),
-    "add4": (numbers.add4, 12),
-    "subtract3": (numbers.subtract3, 8),
-    "subtract4": (numbers.subtract4, 14),
+    "add4": (numbers.add4, 10),
+    "subtract3": (numbers.subtract3, 12),
+    "subtract4": (numbers.subtract4, 12),
     "product": (numbers.product, 3),
     "compare": (numbers.compare, 4),
     "sort": (numbers.sort, 6),
     "units": (numbers.units, 4),
-    "repeat": (letters.repeat, 5),
+    "repeat": (letters.repeat, 8),
     "spell": (letters.spell, 4),
     "backwards": (letters.backwards, 3),
     "count": (letters.count, 5),
-    "story": (stories.story, 13),
-    "reading": (stories.reading, 28),
+    "story": (stories.story, 11),
+    "reading": (stories.reading, 24),
     "weekday": (calendar.weekday, 3),
     "month": (calendar.month, 1),
-    "date": (calendar.date, 4),
+    "date": (calendar.date, 5),
     "greeting": (talk.greeting, 1.5),
     "fact": (talk.fact, 2.5),
     "unknown": (talk.unknown, 4),
     "introduction": (history.introduction, 1),
-    "no_tool": (talk.no_tool, 2.5),
+    "no_tool": (talk.no_tool, 3),
 }
 CALLS: dict[str, tuple[Skill, float]] = {
     "call": (calls.call, 10),
     "chain2": (calls.chain2, 14),
     "chain3": (calls.chain3, 16),
 }
+# Beside calls, where functions are declared: what none of them can do.
+_OF_TOOLS = CALLS | {"no_tool": (talk.no_tool, 6)}
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def draw_problem(
         name = skill
         if name is None:
             of_calls = prefix.tools and rng.random() < 0.75
-            table = CALLS if of_calls else SKILLS
+            table = _OF_TOOLS if of_calls else SKILLS
             own = dict(prefix.mix.weights)
             weights = [own.get(key, weight) for key, (_, weight) in table.items()]
             name = rng.choices(list(table), weights)[0]

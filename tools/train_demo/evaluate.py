@@ -78,7 +78,8 @@ def slipped(case: Case) -> str | None:
         return None
     right = int(rest[:digits])
     wrong = right + 1 if right % 10 < 9 else right - 1
-    return f"{head}={wrong} [{wrong % 10}]"
+    # Not its closing bracket: with the comma after it, that is one token.
+    return f"{head}={wrong} [{wrong % 10}"
 
 
 def _results(problem: Problem) -> dict[str, str]:

@@ -215,6 +215,7 @@ class Network(nn.Module):
         x = self.embed(ids)
         for n, (attention, experts) in enumerate(zip(self.attention, self.experts, strict=True)):
             x = x + attention(x, rope, window if n % 2 == 0 else full)
+            if n == s.num_hidden_layers - 1:
+                x = x.flatten(0, 1)[rows]  # from here on no token sees another
             x = x + experts(x, quantise)
-        x = norm(x.flatten(0, 1)[rows], self.norm, s.rms_norm_eps)
-        return self.head(x).float()
+        return self.head(norm(x, self.norm, s.rms_norm_eps)).float()

@@ -1,5 +1,6 @@
 """Days, months and dates."""
 
+from .columns import add, held, subtract
 from .problem import Draw, Problem
 from .words import DAYS, MONTHS
 
@@ -36,15 +37,16 @@ def date(draw: Draw) -> Problem:
     year, month, day = draw.between(2021, 2029), draw.between(1, 12), draw.between(1, 28)
     n = draw.between(2, 20)
     draw.own(f"date {month} {day} {n}")
+    held(draw, day, n)
     length, total = _LENGTHS[month - 1], day + n
-    name = MONTHS[month - 1]
+    steps = f"{add(day, n)}. {MONTHS[month - 1]} has {length}"
     if total <= length:
-        steps = f"{day}+{n}={total}, {name} has {length}."
+        steps += ", enough."
         year2, month2, day2 = year, month, total
     else:
         month2, year2 = (month + 1, year) if month < 12 else (1, year + 1)
         day2 = total - length
-        steps = f"{day}+{n}={total}, {name} has {length}, {total}-{length}={day2}."
+        steps += f", too few. {subtract(total, length)}."
     shown, found = f"{year}-{month:02}-{day:02}", f"{year2}-{month2:02}-{day2:02}"
     asked = [f"What is the date {n} days after {shown}?", f"Which date is {n} days after {shown}?"]
     thought = draw.by_effort("", steps, f"{shown} and {n} days. {steps}")

@@ -199,10 +199,24 @@ WORDINGS: dict[str, Callable[[Draw], Asked]] = {
 }
 
 
-def _plan(draw: Draw, name: str, what: str = "") -> Think:
-    """Return the thought before a call."""
+def plan(draw: Draw, name: str, what: str = "") -> Think:
+    """Return the thought before a call: the name first, then whether it is declared. Asked for
+    the other way round, functions that were not declared were called."""
     return Think(
-        draw.by_effort(f"{name}.", f"I call {name}.", f"This needs {name}. I call it{what}.")
+        draw.by_effort(
+            f"{name}: yes.",
+            f"{name} is declared. I call it.",
+            f"This needs {name}. {name} is declared. I call it{what}.",
+        )
+    )
+
+
+def none_declared(draw: Draw, name: str) -> str:
+    """Return the thought where the function that would answer is not declared."""
+    return draw.by_effort(
+        f"{name}: no.",
+        f"{name} is not declared.",
+        f"This needs {name}. {name} is not declared. I can not know this.",
     )
 
 
@@ -223,7 +237,7 @@ def call(draw: Draw) -> Problem:
     draw.own(f"call {name} {json.dumps(arguments)}")
     wrong = draw.one(["unknown", "not found", "timeout", "out of range", "no access"])
     failed = _error(draw, wrong)
-    moves: list[Move] = [_plan(draw, name), Call(name, arguments), Result(name, failed or result)]
+    moves: list[Move] = [plan(draw, name), Call(name, arguments), Result(name, failed or result)]
     if failed:
         moves += _after(draw, "That failed.")
         moves.append(draw.answer(f"{name} failed: {wrong}.", f"failed: {wrong}"))
@@ -233,22 +247,28 @@ def call(draw: Draw) -> Problem:
     return Problem("call", user, moves, bare, name)
 
 
-def _explicit(draw: Draw, name: str) -> Problem:
-    """A function that the user names, with a value for its one parameter."""
-    key = _made_up(name)[1][0][0]
+def by_name(draw: Draw, name: str) -> tuple[str, str]:
+    """Return how the user names a function that was made up, and the value for its parameter."""
     value = draw.one([*COUNTED, *OBJECTS, *CITIES, *NAMES])
-    draw.own(f"call {name} {value}")
     asked = [
         f"Call {name} with {value}.",
         f"Use {name} for {value}.",
         f"{_made_up(name)[0].removesuffix('.')} {value}.",
     ]
+    return draw.one(asked), value
+
+
+def _explicit(draw: Draw, name: str) -> Problem:
+    """A function that the user names, with a value for its one parameter."""
+    key = _made_up(name)[1][0][0]
+    user, value = by_name(draw, name)
+    draw.own(f"call {name} {value}")
     found = draw.one([str(draw.between(0, 999)), draw.one(COUNTED), draw.one(CITIES)])
     result = {draw.one(["result", "value", "answer"]): int(found) if found.isdigit() else found}
-    moves: list[Move] = [_plan(draw, name), Call(name, {key: value}), Result(name, result)]
+    moves: list[Move] = [plan(draw, name), Call(name, {key: value}), Result(name, result)]
     moves += _after(draw, "Done.")
     moves.append(draw.answer(f"{name} says: {found}.", found))
-    return Problem("call", draw.one(asked), moves, found, name)
+    return Problem("call", user, moves, found, name)
 
 
 def _needs(draw: Draw, *names: str) -> None:
@@ -264,7 +284,7 @@ def _warmer(draw: Draw) -> tuple[str, list[Move], str, str]:
     skies = [draw.one(WEATHER), draw.one(WEATHER)]
     results = [{"temperature": t, "condition": s} for t, s in zip((a, b), skies, strict=True)]
     more = draw.chance(0.4)
-    moves: list[Move] = [_plan(draw, "get_weather", " twice")]
+    moves: list[Move] = [plan(draw, "get_weather", " twice")]
     calls = [Call("get_weather", {"city": c}, m) for c, m in ((one, more or None), (two, False))]
     told = [Result("get_weather", result) for result in results]
     moves += [*calls, *told] if more else [calls[0], told[0], calls[1], told[1]]
@@ -315,7 +335,7 @@ def _both(draw: Draw) -> tuple[str, list[Move], str, str]:
             Call(name, second),
             Result(name, told2),
         ]
-    moves = [_plan(draw, name, " twice"), *calls]
+    moves = [plan(draw, name, " twice"), *calls]
     return asked[name].format(x, y), moves, f"{full} {full2}", f"{bare}, {bare2}"
 
 
@@ -332,7 +352,7 @@ def _where(draw: Draw) -> tuple[str, list[Move], str, str]:
         "get_time": ["What time is it where {} is?"],
     }
     moves: list[Move] = [
-        _plan(draw, "get_location", f", then {second}"),
+        plan(draw, "get_location", f", then {second}"),
         Call("get_location", {"name": name}),
         Result("get_location", arguments),
         *_after(draw, f"I call {second}."),
@@ -359,7 +379,7 @@ def _report(draw: Draw) -> tuple[str, list[Move], str, str]:
         "get_price": f"Send {name} the price of a {x}.",
     }
     moves: list[Move] = [
-        _plan(draw, first, ", then send_message"),
+        plan(draw, first, ", then send_message"),
         Call(first, arguments),
         Result(first, result),
         *_after(draw, "I call send_message."),
@@ -379,7 +399,7 @@ def _where_report(draw: Draw) -> tuple[str, list[Move], str, str]:
     _, arguments, result, _, bare = WORDINGS[second](draw)
     what = "weather" if second == "get_weather" else "time"
     moves: list[Move] = [
-        _plan(draw, "get_location", f", then {second}, then send_message"),
+        plan(draw, "get_location", f", then {second}, then send_message"),
         Call("get_location", {"name": who}),
         Result("get_location", arguments),
         *_after(draw, f"I call {second}."),
@@ -400,7 +420,7 @@ def _price_report(draw: Draw) -> tuple[str, list[Move], str, str]:
     source, target = draw.several(_CURRENCIES, 2)
     bare = f"{made} {target}"
     moves: list[Move] = [
-        _plan(draw, "get_price", ", then convert_currency, then send_message"),
+        plan(draw, "get_price", ", then convert_currency, then send_message"),
         Call("get_price", {"item": item}),
         Result("get_price", {"price": price, "currency": source}),
         *_after(draw, "I call convert_currency."),

@@ -2,7 +2,7 @@
 
 from .columns import minus, plus
 from .problem import Call, Draw, Elsewhere, Problem, Result, Think
-from .skills_calls import WORDINGS
+from .skills_calls import WORDINGS, plan
 from .words import CITIES, COLOURS, FOODS, NAMES, proper_name
 
 INTRODUCTIONS = {
@@ -63,8 +63,7 @@ def _go_on(draw: Draw, a: int) -> Problem:
 def _elsewhere(draw: Draw, name: str) -> Problem:
     _, arguments, result, full, bare = WORDINGS[name](draw)
     user = draw.one(["And in {}?", "And {}?", "What about {}?"]).format(arguments["city"])
-    thought = Think(draw.by_effort(f"{name}.", f"I call {name}.", f"This needs {name}. I call it."))
-    moves = [thought, Call(name, arguments), Result(name, result)]
+    moves = [plan(draw, name), Call(name, arguments), Result(name, result)]
     moves += [Think("Done.")] if draw.effort != "low" else []
     return Problem("recall", user, [*moves, draw.answer(full, bare)], bare, name)
 

@@ -22,15 +22,19 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 def _word(draw: Draw) -> str:
     """Return a known word, or one made up, so that all letters after all others are seen."""
-    kind = draw.rng.random()
-    if kind < draw.mix.random_letters:
+    if draw.chance(draw.mix.random_letters):
         return "".join(draw.one(_ALPHABET) for _ in range(draw.between(3, 8)))
-    if draw.chance(0.6):
+    kind = draw.rng.random()
+    if kind < 0.5:
         word = draw.one(SPELT)
-        draw.own(f"word {word}")
-        return word
-    word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
-    return word + (draw.one(_ALPHABET) if draw.chance(0.4) else "")
+    elif kind < 0.75:  # the pieces of known words, after others
+        one, two = draw.several(SPELT, 2)
+        word = one[: draw.between(2, 4)] + two[-draw.between(2, 4) :]
+    else:
+        word = "".join(draw.one(SYLLABLES) for _ in range(draw.between(1, 4)))
+        word += draw.one(_ALPHABET) if draw.chance(0.4) else ""
+    draw.own(f"word {word}")
+    return word
 
 
 def repeat(draw: Draw) -> Problem:

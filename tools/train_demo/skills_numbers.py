@@ -1,6 +1,7 @@
 """Sums, differences, comparison, sorting, units."""
 
 import itertools
+from collections.abc import Iterable
 
 from .columns import family, minus, plus, times
 from .problem import Draw, Problem, Skill
@@ -94,19 +95,18 @@ def product(draw: Draw) -> Problem:
     return draw.solved("product", user, f"{thought}.", f"{a} * {b} = {c}", str(c), str(c))
 
 
-def _digits_compared(a: int, b: int) -> tuple[str, int]:
-    """Return how the larger of two different numbers is found, and it."""
-    x, y = str(a), str(b)
-    if len(x) != len(y):
-        larger = a if len(x) > len(y) else b
-        return f"{len(x)} digits and {len(y)} digits: {larger}.", larger
+def _digits_compared(a: int, b: int, largest: bool) -> tuple[str, int]:
+    """Return how the larger or smaller of two different numbers is found, and it."""
+    width = max(len(str(a)), len(str(b)))
+    x, y = str(a).zfill(width), str(b).zfill(width)
     parts = []
     for p, q in zip(x, y, strict=True):
+        parts.append(f"{p}{'<' if p < q else '>' if p > q else '='}{q}")
         if p != q:
-            larger = a if p > q else b
-            return ", ".join([*parts, f"{p}{'>' if p > q else '<'}{q}: {larger}."]), larger
-        parts.append(f"{p}={q}")
-    raise ValueError("the numbers are equal")
+            break
+    first = (a > b) == largest
+    found = a if first else b
+    return f"{x} {y}: {', '.join(parts)}, the {'first' if first else 'second'}: {found}.", found
 
 
 def compare(draw: Draw) -> Problem:
@@ -120,20 +120,21 @@ def compare(draw: Draw) -> Problem:
         b += 1
     draw.own(f"compare {min(a, b)} {max(a, b)}")
     largest = draw.chance(0.5)
-    thought, larger = _digits_compared(a, b)
-    found = larger if largest else min(a, b)
-    if not largest:
-        thought += f" The other: {found}."
+    thought, found = _digits_compared(a, b, largest)
     word = "larger" if largest else "smaller"
     asked = [
         f"Which is {word}, {a} or {b}?",
         f"Which number is {word}: {a} or {b}?",
         f"Tell me the {word} of {a} and {b}.",
     ]
-    thought = draw.by_effort("", thought, f"{a} and {b}. {thought}")
+    thought = draw.by_effort("", thought, f"The {word} one. {thought}")
     return draw.solved(
         "compare", draw.one(asked), thought, f"{found} is {word}.", str(found), str(found)
     )
+
+
+def _two_digits(numbers: Iterable[int]) -> str:
+    return " ".join(f"{n:02}" for n in numbers)
 
 
 def sort(draw: Draw) -> Problem:
@@ -144,8 +145,11 @@ def sort(draw: Draw) -> Problem:
     draw.own(f"sort {key}")
     ordered = sorted(numbers, reverse=down)
     left, parts = list(numbers), []
+    best = max if down else min
     for n in ordered:
-        parts.append(f"{' '.join(map(str, left))}: {n}")
+        # The best so far beside each number: one comparison a step.
+        so_far = itertools.accumulate(left, best)
+        parts.append(f"{_two_digits(left)}: {_two_digits(so_far)}")
         left.remove(n)
     shown, said = ", ".join(map(str, numbers)), ", ".join(map(str, ordered))
     asked = ["from large to small", "in falling order"] if down else ["from small to large"]

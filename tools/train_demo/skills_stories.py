@@ -98,8 +98,14 @@ _WHO = {
 
 
 def reading(draw: Draw) -> Problem:
-    """A text of two or three people: a fact is asked, or one through another, or one not there."""
-    count = draw.between(2, 3)
+    """A text of two or three people: a fact is asked, or one through another, or one not there.
+
+    Each step of a thought is one look into the text: who goes with a word, then what is said of
+    them. That something is not there shows only where it would have to be copied from.
+    """
+    # Every other text that is trained on is as short as can be: two sentences to tell apart.
+    short = draw.split == "train" and draw.chance(0.5)
+    count = 2 if short else draw.between(2, 3)
     people = [
         _Person(draw, *values)
         for values in zip(
@@ -113,7 +119,7 @@ def reading(draw: Draw) -> Problem:
     ]
     sentences, known = [], []
     for person in people:
-        kinds = draw.several(list(person.says), draw.between(1, 3))
+        kinds = draw.several(list(person.says), 1 if short else draw.between(1, 3))
         sentences += [person.says[kind][1] for kind in kinds]
         known += [(person, kind) for kind in kinds]
     if draw.chance(0.5):
@@ -128,8 +134,10 @@ def reading(draw: Draw) -> Problem:
         absent = [k for k in person.says if (person, k) not in known]
         if not absent:
             raise Elsewhere
-        question = _ASKED[draw.one(absent)][0].format(name=person.name)
-        thought, full, bare = "Not in the text.", "The text does not say.", "unknown"
+        kind = draw.one(absent)
+        question = _ASKED[kind][0].format(name=person.name)
+        begun = _ASKED[kind][1].format(name=person.name, value="?")
+        thought, full, bare = f"{begun} Not in the text.", "The text does not say.", "unknown"
     elif way < 0.4 and others:
         link = draw.one(others)
         who = {
@@ -141,7 +149,7 @@ def reading(draw: Draw) -> Problem:
         through, first = person.says[link]
         question, answer = _ASKED[kind]
         question = question.format(name=who[link].format(through))
-        thought = f"{first} {said}"
+        thought = f"{through}: {person.name}. {first} {said}"
         value = f"{person.colour} {value}" if kind == "thing" else value
         full, bare = answer.format(name=person.name, value=value), value
     elif way < 0.7:
@@ -153,7 +161,8 @@ def reading(draw: Draw) -> Problem:
         question, answer = _WHO[kind]
         colour = f"{person.colour} " if kind == "thing" else ""
         question = question.format(value=value)
-        thought, full = said, answer.format(name=person.name, value=f"{colour}{value}")
+        thought = f"{value}: {person.name}. {said}"
+        full = answer.format(name=person.name, value=f"{colour}{value}")
         bare = person.name
     thought = draw.by_effort("", thought, f"{question} {thought}")
     user = f"{question} {text}" if draw.chance(0.3) else f"{text} {question}"

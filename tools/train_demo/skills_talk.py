@@ -1,6 +1,7 @@
 """Greetings, facts, and what it does not know."""
 
-from .problem import Draw, Problem
+from .problem import Draw, Elsewhere, Problem
+from .skills_calls import WORDINGS, by_name, made_up_name, none_declared
 from .words import CAPITALS, COUNTED, FACTS, FOODS, JOBS, OBJECTS, SYLLABLES
 
 DO_NOT_KNOW = "I am a demo model and do not know that."
@@ -88,12 +89,13 @@ def unknown(draw: Draw) -> Problem:
 
 def no_tool(draw: Draw) -> Problem:
     """Asks for what only a function could tell, none of those declared."""
-    from .skills_calls import WORDINGS
-
-    absent = [name for name in WORDINGS if name not in draw.tools]
-    name = draw.one(absent)
-    user = WORDINGS[name](draw)[0]
+    if draw.chance(0.15):
+        name = made_up_name(draw)
+        if name in draw.tools:
+            raise Elsewhere
+        user, _ = by_name(draw, name)
+    else:
+        name = draw.one([name for name in WORDINGS if name not in draw.tools])
+        user = WORDINGS[name](draw)[0]
     draw.own(f"no_tool {user}")
-    short = "No such tool."
-    thought = draw.by_effort("", short, f"{short} I can not know this.")
-    return draw.solved("no_tool", user, thought, NO_TOOL, "unknown")
+    return draw.solved("no_tool", user, none_declared(draw, name), NO_TOOL, "unknown")

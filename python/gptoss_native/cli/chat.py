@@ -39,7 +39,7 @@ def chat(args: argparse.Namespace) -> None:
         raise InvalidArgument(f"--effort is {one_line(args.effort)}, wanted one of {known}")
     check_options(args, checkpoint, {})
     sampling = sampling_of(args)
-    # The bundled model was trained with all channels named.
+    # All named, as published examples do; the bundled model knows the other form too.
     channels = CHANNELS if args.checkpoint is None else None
     system = SystemContent(date=args.date or datetime.date.today(), channels=channels)
     with load(args) as model:

@@ -33,7 +33,7 @@ def serve(args: argparse.Namespace) -> None:
         max_context=args.max_context,
         allowed_hosts=_hosts(args),
         cors_origins=tuple(args.cors_origin),
-        # The bundled model was trained with all channels named.
+        # All named, as published examples do; the bundled model knows the other form too.
         all_channels=args.checkpoint is None,
         page=not args.no_page,
         log_prompts=args.log_prompts,

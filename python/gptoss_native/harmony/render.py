@@ -192,7 +192,7 @@ def render_user(
     also for a tokenizer that has no harmony tokens.
     """
     today = date or datetime.date.today()
-    # All three, as published: the bundled model was trained with no other system message.
+    # All three, as in published examples.
     system = SystemContent(effort=effort, date=today, channels=CHANNELS)
     messages = [Message("system", system), Message("user", text)]
     return Renderer(tokenizer).render_for_completion(messages)

@@ -34,7 +34,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()  # from which browsers may ask; none but the page's own
     log_prompts: bool = False  # write what was asked into the log, too
     page: bool = True  # serve the chat page at /
-    all_channels: bool = False  # name all channels to the model, as the bundled one was trained
+    all_channels: bool = False  # name all three, as published examples do
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_name, str) or not _NAME.fullmatch(self.model_name):
