@@ -311,6 +311,17 @@ def test_what_only_begins_a_stop_string_is_shown_in_the_end(demo):
 # Turns that do not end by themselves
 
 
+def answer_after(model, chat, question):
+    """Ask, and see that a chat which gets the very history anew answers the same: the model has
+    learnt no history with a turn that was cut off, and need not be right after one."""
+    told = [*chat.entries, user(question)]
+    reply = chat.ask(question)
+    another = talk(model)
+    assert another.ask(told).text == reply.text
+    assert another.context == chat.context
+    return reply
+
+
 def test_a_turn_that_is_cut_off_keeps_what_was_written(demo):
     chat = talk(demo)
     reply = chat.ask(SUM, max_new_tokens=10)
@@ -318,7 +329,7 @@ def test_a_turn_that_is_cut_off_keeps_what_was_written(demo):
     assert reply.reasoning == "17+25: 7"[: len(reply.reasoning)]
     assert reply.reasoning
     assert chat.messages == [user(SUM), analysis(reply.reasoning)]
-    assert chat.ask(SUM).text == "17 + 25 = 42"
+    assert answer_after(demo, chat, SUM).text.startswith("17 + 25 = ")
     small = talk(demo, max_context=90)
     reply = small.ask("What is 17 + 25?")
     assert (reply.finish_reason, reply.finish_detail) == ("length", "context")
@@ -339,7 +350,8 @@ def test_leaving_the_loop_ends_the_turn_and_the_chat_goes_on(demo):
     assert reply.finish_reason == "cancelled"
     assert reply.reasoning == "17+25: 7+5="
     assert chat.messages == [user(SUM), analysis("17+25: 7+5=")]
-    assert chat.ask("What is 2 + 3?").text == "2 + 3 = 5"
+    assert answer_after(demo, chat, "What is 2 + 3?").text.startswith("2 + 3 = ")
+    before = chat.messages
 
     turn = chat.send(SUM)
 
@@ -350,7 +362,7 @@ def test_leaving_the_loop_ends_the_turn_and_the_chat_goes_on(demo):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert turn.reply.finish_reason == "cancelled"
-    assert len(chat.messages) == 5  # as before: nothing had been written
+    assert chat.messages == before  # nothing had been written
     assert chat.ask(SUM).text == "17 + 25 = 42"
 
 
@@ -399,9 +411,12 @@ def test_a_cancelled_task_leaves_the_chat_usable(demo):
             await task
         async for _ in chat.asend("Hello!"):
             break
-        return await chat.asend("What is 2 + 3?")
+        told = [*chat.entries, user("What is 2 + 3?")]
+        reply = await chat.asend("What is 2 + 3?")
+        assert reply.text == talk(demo).ask(told).text
+        return reply
 
-    assert asyncio.run(main()).text == "2 + 3 = 5"
+    assert asyncio.run(main()).text.startswith("2 + 3 = ")
 
 
 def test_errors_of_the_engine_are_raised_and_the_rest_is_there(demo):

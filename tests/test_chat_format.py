@@ -95,8 +95,12 @@ def check(chat, reply, names=NAMES):
     assert cut or reply.finish_reason in ("stop", "tool_calls", "tool_rounds")
     assert len(reply.anomalies) <= cut
     written = [message for message in reply.messages if message.role == "assistant"]
-    assert {message.recipient for message in written} <= {None, *names}
-    assert {message.channel for message in written[: len(written) - cut]} <= set(CHANNELS)
+    whole = written[: len(written) - cut]
+    assert {message.recipient for message in whole} <= {None, *names}
+    assert {message.channel for message in whole} <= set(CHANNELS)
+    for message in written[len(whole) :]:  # its header, too, may be cut off
+        beginning = message.recipient or ""
+        assert not beginning or any(name.startswith(beginning) for name in names)
     assert not any(result.error == "undeclared" for result in reply.tool_results)
     assert parse(TOKENIZER, chat.context[:-2], None).anomalies == []
 

@@ -30,7 +30,8 @@ class Envelope:
 
     tokenizer: the model's. tools: `harmony.ToolDescription`s, called as "functions.NAME", and
     `ToolNamespace`s. tool_choice: "auto"; "none": no calls; "required": the turn ends in a call,
-    not in an answer; or the name of the one tool to call. Reasoning is free in all of them.
+    not in an answer; or the name of the one tool to call. Reasoning is free in all of them; where
+    there is to be a call, it follows the first preamble.
     parallel_tool_calls: several calls may follow each other, at most 64. After each the model goes
     on with another, or begins the answer of a tool, which finishes the turn and is no part of it
     (`Turn.spare`). Then <|call|> is not to be among the stop_ids; end the stream once
@@ -78,6 +79,11 @@ class Envelope:
         # What may come first and after an <|end|>, without reasoning and with it.
         self.headers = [self._header(reasoning) for reasoning in (False, True)]
         self.starts = [self._spelling.start(header) for header in self.headers]
+        # After a preamble. A model that has no call in mind would speak for ever where no `final`
+        # may be.
+        self.spoken = self.starts
+        if self._final is None and self._preamble is not None:
+            self.spoken = [self._spelling.start(self._call_header())] * 2
         if not isinstance(parallel_tool_calls, bool):
             what = f"parallel_tool_calls is {shown(parallel_tool_calls)}"
             raise InvalidArgument(f"{what}, wanted True or False")
@@ -282,6 +288,8 @@ class Turn:
     def _end_message(self, message: Message) -> None:
         further, self._calls = self._envelope.further, self._calls + (not message.goes_on)
         goes_on, self._roots = message.goes_on, self._envelope.starts
+        if message.channel == "commentary" and goes_on:
+            self._roots = self._envelope.spoken
         if message.recipient is not None and further is not None and self._calls < _MOST_CALLS:
             goes_on, self._roots = True, [further[0]] * 2
             self._between_calls = True
