@@ -167,12 +167,12 @@ def run_file(path, options):
 def run_tests(options):
     """A process a file, several at once: one that dies takes no other along."""
     # The files that look at the card's free memory want nobody beside them.
-    files = sorted(test_files(), key=lambda path: "available_bytes" not in Path(path).read_text())
-    alone = sum("available_bytes" in Path(path).read_text() for path in files)
+    alone = [path for path in test_files() if "available_bytes" in Path(path).read_text()]
+    files = [*alone, *(path for path in test_files() if path not in alone)]
     cores = len(os.sched_getaffinity(0))
-    done = [run_file(path, options) for path in files[:alone]]
+    done = [run_file(path, options) for path in alone]
     with ThreadPoolExecutor(max(1, cores // 2)) as pool:
-        done += pool.map(lambda path: run_file(path, options), files[alone:])
+        done += pool.map(lambda path: run_file(path, options), files[len(alone) :])
     log = Path(options["out"]) / "pytest.log"
     log.write_text("\n".join(text for _, text in done))
     for path, (status, text) in zip(files, done, strict=True):
