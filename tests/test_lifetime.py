@@ -136,7 +136,7 @@ def work(kind, session):
     except gn.InvalidArgument as error:
         outcomes.append("closed" in str(error))
 
-for turn in range(5):
+for turn in range(20):
     model = gn.Model.random()
     threads = [
         threading.Thread(target=work, args=(kind, model.session(max_context=131072)))
@@ -149,7 +149,7 @@ for turn in range(5):
     model.close()
     for thread in threads:
         thread.join()
-assert outcomes == [True] * 15, outcomes
+assert outcomes == [True] * 60, outcomes
 """
     run_python(code)
 
@@ -271,7 +271,7 @@ def work():
 
 thread = threading.Thread(target=work)
 thread.start()
-for turn in range(5):
+for turn in range(20):
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)

@@ -36,7 +36,7 @@ Engine::PromptWaits::PromptWaits(Engine& engine, int priority)
 
 bool Engine::PromptWaits::first() const {
     std::lock_guard lock(engine_.queue_mutex_);
-    return *engine_.prompt_priorities_.rbegin() <= priority_;
+    return engine_.closed_ || *engine_.prompt_priorities_.rbegin() <= priority_;
 }
 
 void Engine::PromptWaits::end() const {
@@ -84,7 +84,8 @@ void Engine::decode(DecodeRequest& request, const Interrupt& interrupt) {
     waiting_.push_back(&request);
     if (away_.erase(request.who) && away_.empty()) arrived_.notify_one();
     while (!request.done) {
-        if (prompts_waiting_ == 0 || !decoded_last_) {
+        // After close() the prompt that waits may be the one that frees this one's session.
+        if (closed_ || prompts_waiting_ == 0 || !decoded_last_) {
             const uint64_t seen = left_;
             lock.unlock();
             const bool led = lead(request, interrupt);
