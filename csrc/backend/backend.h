@@ -98,7 +98,7 @@ class Backend {
     virtual double time(int calls, const std::function<void(int)>& work) = 0;
 
     // For tests: rows of h or act, as the stage of those arguments has them, as float32 [rows,
-    // columns]; `own` is of the backend's memory and `out` of the host's.
+    // columns]; `own` is of the backend's memory, args.act for act, and `out` of the host's.
     virtual void read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
                                   float* out) = 0;
     // Bytes a second that the device reads from this range of its memory, without arithmetic.

@@ -127,7 +127,9 @@ struct MoeUpArgs {
     Matrix weight;      // [experts] of [2 inner, hidden]
     const float* bias;  // [experts, 2 inner]   in the order that the backend placed it
     float limit;
-    void* act;  // [tokens, top_k, inner]   out, in the backend's own form
+    // [tokens, top_k, inner]   out, in the backend's own form; moe_down comes next, since the
+    // backend may keep them elsewhere
+    void* act;
     Form form;
     int tokens, hidden, inner, experts, top_k;
 };

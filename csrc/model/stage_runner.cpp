@@ -228,6 +228,7 @@ StageRunner::Experts StageRunner::experts(int layer, const Floats& x) {
     args.tokens = tokens;
     args.experts = c.experts;
     args.top_k = c.experts_per_token;
+    args.act = act.data();
     backend.read_activations(h.data(), args, tokens, c.hidden_size, out.h.data());
     backend.read_activations(act.data(), args, static_cast<int>(pairs), c.intermediate_size,
                              out.act.data());

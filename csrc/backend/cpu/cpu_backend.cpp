@@ -41,6 +41,9 @@ Scratch carve(const ModelConfig& c, size_t rows, size_t threads, bool tiles, Car
     s.most_key_tiles = c.max_context / kKvTile + kTileKeys / kKvTile;
     s.tiles.x =
         carver.take<std::byte>(values * sizeof(bf16) + values / kTileColumns * sizeof(float));
+    s.tiles.rows_bytes =
+        kMostRowTiles * (kTileBytes + kTileRows * sizeof(float)) * (c.hidden_size / kTileColumns);
+    s.tiles.rows = carver.take<std::byte>(threads * s.tiles.rows_bytes);
     s.tiles.out = carver.take<float>(threads * kOutputs);
     s.tiles.unpacked = carver.take<std::byte>(threads * kUnpackedBytes);
     s.attention = carver.take<std::byte>(threads * kAttentionBytes);
@@ -106,7 +109,6 @@ void CpuBackend::prepare(const ModelConfig& config) {
     Carver carver(memory_.data(), memory_.size());
     scratch_ = carve(config, traits().prefill_rows, pool_.threads(), wide_tiles_, carver);
     begin_.assign(config.experts + 1, 0);
-    tile_begin_.assign(config.experts, 0);
 }
 
 StageMemory CpuBackend::allocate(size_t bytes, const std::string& purpose) {

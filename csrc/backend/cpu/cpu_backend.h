@@ -110,13 +110,20 @@ class CpuBackend final : public Backend {
     void attention_tiled(const AttentionArgs& args);
     void moe_up_tiled(const MoeUpArgs& args, const Tiles& tiles);
     void moe_down_tiled(const MoeDownArgs& args, const Tiles& tiles);
-    // Sorts pairs and copies row_of(pair) of each to scratch_.tile_x.
-    template <class RowOf>
-    void gather_tiles(const Tiles& tiles, const int* expert, int pairs, int experts, int columns,
-                      RowOf row_of);
-    // Calls use(expert, pairs, StripOutputs) for the rows gathered.
-    template <class Use>
-    void multiply_experts(const Tiles& tiles, const Matrix& m, Use use);
+    // Some of an expert's pairs, which share a pass over its weights.
+    struct RowBlock {
+        int expert, first, rows;  // in scratch_.sorted
+        int tile;                 // where their activations begin in scratch_.tiles.x
+    };
+    // In tiles act stays in scratch, by expert: the rows that moe_down takes.
+    TileRow act_row(const Tiles& tiles, const RowBlock& block, int row, int inner) const;
+    void read_tiled_activations(const void* own, const MoeUpArgs& args, const Tiles& tiles,
+                                int rows, int columns, float* out);
+    // Sorts pairs, and fills blocks_.
+    void sort_into_blocks(const int* expert, int pairs, int experts);
+    // Calls use(block, StripOutputs) for the products of each block with rows x_of(block, thread).
+    template <class XOf, class Use>
+    void multiply_experts(const Tiles& tiles, const Matrix& m, XOf x_of, Use use);
 
     const Precision precision_;
     const Isa isa_;
@@ -130,11 +137,8 @@ class CpuBackend final : public Backend {
     std::byte fetched_[2][kFetchBytes];
     std::vector<int> begin_;   // [experts + 1]   where an expert's pairs start in scratch_.sorted
     std::vector<int> active_;  // experts with pairs
-    struct RowTile {
-        int first, count;  // in scratch_.sorted
-    };
-    std::vector<RowTile> gathered_;  // [tiles of scratch_.tile_x]
-    std::vector<int> tile_begin_;    // [experts]   where an active expert's start in gathered_
+    std::vector<RowBlock> blocks_;
+    std::vector<const RowBlock*> held_;  // [threads]   whose rows are in scratch_.tiles.rows
 };
 
 }  // namespace gptoss::cpu

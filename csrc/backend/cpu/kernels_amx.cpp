@@ -32,24 +32,27 @@ void convert(const float* x, int n, ColumnOrder order, const TileRow& row) {
     }
 }
 
-void swiglu(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to) {
+void swiglu(const StripOutputs& out, int row, const float* bias, float limit, const TileRow& to) {
     const F32x16 one = splat(1);
     const __m256i mxfp4 = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    for (int strip = 0; strip < out.strips; ++strip, bias += kStripRows, to += 32) {
+    for (int strip = 0; strip < out.strips; ++strip, bias += kStripRows) {
+        const int half = out.first + strip;  // of 32 columns
         const float* from = out.row(strip, row);
         const F32x16 g = min(splat(limit), load(from) + load(bias));
         const F32x16 u = max(splat(-limit), min(splat(limit), load(from + 16) + load(bias + 16)));
-        const F32x16 sigmoid = one / (one + exp(g * splat(-1.702f)));
+        // To 14 bits, of which bf16 keeps 8.
+        const F32x16 sigmoid = {_mm512_rcp14_ps((one + exp(g * splat(-1.702f))).v)};
         __m256bh act = _mm512_cvtneps_pbh((g * sigmoid * (u + one)).v);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            _mm256_shuffle_epi8(reinterpret_cast<__m256i&>(act), mxfp4));
+        std::byte* at = to.values + half / 2 * to.stride + half % 2 * 32;
+        _mm256_store_si256(reinterpret_cast<__m256i*>(at),
+                           _mm256_shuffle_epi8(reinterpret_cast<__m256i&>(act), mxfp4));
     }
 }
 
 }  // namespace
 
-const Tiles kTiles = {false, begin, end, product, convert, swiglu, attention};
+const Tiles kTiles = {false, begin, end, product, convert, swiglu, nullptr, attention};
 
 }  // namespace gptoss::cpu::amx
 #endif

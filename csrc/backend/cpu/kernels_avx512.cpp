@@ -16,6 +16,6 @@ namespace {
 }  // namespace
 
 const Tiles kTiles = {true,         no_registers, no_registers, wide_product,
-                      wide_convert, wide_swiglu,  nullptr};
+                      wide_convert, nullptr,      wide_swiglu,  nullptr};
 }  // namespace gptoss::cpu::avx512
 #endif

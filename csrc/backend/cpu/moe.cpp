@@ -79,20 +79,8 @@ const Tiles* CpuBackend::expert_tiles(Form form, int tokens, int top_k, int expe
 
 void CpuBackend::read_activations(const void* own, const MoeUpArgs& args, int rows, int columns,
                                   float* out) {
-    if (const Tiles* tiles = expert_tiles(args.form, args.tokens, args.top_k, args.experts)) {
-        for (int r = 0; r < rows; ++r, out += columns) {
-            const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;
-            const TileRow row = plain_row(bytes, columns);
-            for (int i = 0; i < columns; ++i) {
-                const std::byte* value = row.values + size_t(i) * 2;
-                out[i / 8 * 8 + kMxfp4Order[i % 8]] =
-                    tiles->scaled
-                        ? row.scales[i / kTileColumns] * *reinterpret_cast<const int16_t*>(value)
-                        : to_float(*reinterpret_cast<const bf16*>(value));
-            }
-        }
-        return;
-    }
+    if (const Tiles* tiles = expert_tiles(args.form, args.tokens, args.top_k, args.experts))
+        return read_tiled_activations(own, args, *tiles, rows, columns, out);
     const bool blocks = activation_form(WeightFormat::kMxfp4) == ActivationForm::kBlocks;
     for (int r = 0; r < rows; ++r) {
         const auto* bytes = static_cast<const std::byte*>(own) + size_t(r) * columns * 4;

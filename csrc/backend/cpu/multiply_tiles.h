@@ -10,7 +10,9 @@
 namespace gptoss::cpu {
 
 struct TileScratch {
-    std::byte* x = nullptr;         // rows of a step, or of its pairs by expert, in tiles
+    std::byte* x = nullptr;     // rows of a step, or act by expert, in tiles
+    std::byte* rows = nullptr;  // [threads][rows_bytes]   of one block, in tiles
+    size_t rows_bytes = 0;
     float* out = nullptr;           // [threads][kOutputs]
     std::byte* unpacked = nullptr;  // [threads][kUnpackedBytes]
 };
@@ -36,8 +38,8 @@ inline int pieces(int count, int most) { return (count + most - 1) / most; }
 
 // Row tiles to take at a time: about as many each time, and an even number, since they are
 // multiplied by twos.
-inline int row_tiles_at_once(int all) {
-    const int even = pieces(all, pieces(all, kMostRowTiles)) + 1;
+inline int row_tiles_at_once(int all, int most) {
+    const int even = pieces(all, pieces(all, most)) + 1;
     return even - even % 2;
 }
 
@@ -88,7 +90,8 @@ void multiply_strips(const Tiles& kernels, const TileScratch& scratch, const Mat
 template <class Use>
 void multiply_tiled(ThreadPool& pool, const Tiles& kernels, const TileScratch& scratch,
                     const Matrix& m, int rows, Use use) {
-    const int all = row_tiles(rows), most = row_tiles_at_once(all), passes = pieces(all, most);
+    const int all = row_tiles(rows), most = row_tiles_at_once(all, kMostDenseRowTiles);
+    const int passes = pieces(all, most);
     const int strips = pieces(m.rows, kStripRows);
     const int groups = pieces(strips, std::clamp(strips / (8 * pool.threads()), 1, kTaskStrips));
     pool.run(int64_t(passes) * groups, [&](int64_t task, int thread) {

@@ -4,8 +4,8 @@
 // strip's tiles, twice those of a chunk, and the sums stay in the first cache; activations, of
 // which each tile is loaded once a strip, stream past it from the second. The next chunk is
 // unpacked in small parts between the products, on ports that the tile unit leaves idle. Weights
-// come to the second cache by the processor's own prefetching: asking for them takes the buffers
-// that activations come through.
+// come to the second cache by the processor's own prefetching, which is helped over the ends of
+// pages.
 
 constexpr int kLine = 64;
 
@@ -259,6 +259,17 @@ void multiply_chunk(const TileProduct& p, const Chunk& now, WeightTiles weight, 
     }
 }
 
+// The processor prefetches within a page of 4 KiB, once its first lines were asked for. Asks for
+// those of the pages that begin in these bytes; asking for more takes the buffers that activations
+// come through.
+inline void ask_for_pages(const std::byte* data, size_t bytes) {
+    constexpr uintptr_t kPage = 4096;
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    for (uintptr_t page = (begin + kPage - 1) & -kPage; page < begin + bytes; page += kPage)
+        for (int line = 0; line < 4; ++line)
+            _mm_prefetch(reinterpret_cast<const char*>(page) + line * kLine, _MM_HINT_T1);
+}
+
 // Tiles [first, first + depth) of chunk `n`: as many for each, or one less.
 inline Chunk chunk_of(const TileProduct& p, const WeightStrip& strip, int n, int half) {
     const int tiles = p.columns / kTileColumns, chunks = (tiles + kTileDepth - 1) / kTileDepth;
@@ -278,6 +289,13 @@ void multiply_unpacked(TileProduct& p) {
         const Chunk now = chunk_of(p, p.strip, n, p.ready);
         const Chunk next = n + 1 < chunks ? chunk_of(p, p.strip, n + 1, 1 - p.ready)
                                           : chunk_of(p, p.next, 0, 1 - p.ready);
+        if (next.strip)
+            for (int i = 0; i < 2; ++i) {
+                ask_for_pages(next.strip->data[i] + (next.first + 8) * Work::kBytes,
+                              next.depth * Work::kBytes);
+                ask_for_pages(next.strip->scales[i] + (next.first + 64) * Work::kScaleBytes,
+                              next.depth * Work::kScaleBytes);
+            }
         multiply_chunk<Work>(p, now, {now.to, 2 * kTileBytes, kTileBytes}, next);
         if (next.strip) unpack_steps<Work>(next, now.depth);
     }
@@ -289,6 +307,8 @@ void multiply_as_placed(const TileProduct& p) {
     const std::byte* panel = p.strip.data[0];
     for (int n = 0; n < chunks; ++n) {
         const Chunk now = chunk_of(p, p.strip, n, 0);
+        for (const std::byte* data : p.strip.data)
+            ask_for_pages(data + (now.first + kTileDepth) * kTileBytes, now.depth * kTileBytes);
         const WeightTiles weight{panel + now.first * kTileBytes, kTileBytes,
                                  size_t(p.strip.data[1] - panel)};
         multiply_chunk<NoUnpacking>(p, now, weight, {});

@@ -3,6 +3,7 @@
 // times all rows of the step, or of the expert.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/multiply_tiles.h"
@@ -20,88 +21,124 @@ struct TokenRun {
 
 }  // namespace
 
-// Pairs by expert, their rows to tiles.
-template <class RowOf>
-void CpuBackend::gather_tiles(const Tiles& tiles, const int* expert, int pairs, int experts,
-                              int columns, RowOf row_of) {
+void CpuBackend::sort_into_blocks(const int* expert, int pairs, int experts) {
     sort_by_expert(expert, pairs, experts);
-    gathered_.clear();
+    blocks_.clear();
+    int tile = 0;
     for (int e : active_) {
-        tile_begin_[e] = static_cast<int>(gathered_.size());
-        for (int first = begin_[e]; first < begin_[e + 1]; first += kTileRows)
-            gathered_.push_back({first, std::min(kTileRows, begin_[e + 1] - first)});
-    }
-    pool_.run(static_cast<int64_t>(gathered_.size()), [&](int64_t tile, int) {
-        for (int r = 0; r < gathered_[tile].count; ++r) {
-            const TileRow from =
-                plain_row(row_of(scratch_.sorted[gathered_[tile].first + r]), columns);
-            const TileRow to =
-                tile_row(tiles, scratch_.tiles.x, static_cast<int>(tile) * kTileRows + r, columns);
-            for (int k = 0; k < columns / kTileColumns; ++k) {
-                std::memcpy(to.values + k * to.stride, from.values + k * from.stride, 64);
-                if (tiles.scaled) to.scales[k * to.scale_stride / sizeof(float)] = from.scales[k];
-            }
+        const int rows = begin_[e + 1] - begin_[e];
+        const int most = row_tiles_at_once(row_tiles(rows), kMostRowTiles);
+        for (int first = 0; first < rows; first += most * kTileRows) {
+            blocks_.push_back(
+                {e, begin_[e] + first, std::min(most * kTileRows, rows - first), tile});
+            tile += row_tiles(blocks_.back().rows);
         }
+    }
+}
+
+template <class XOf, class Use>
+void CpuBackend::multiply_experts(const Tiles& tiles, const Matrix& m, XOf x_of, Use use) {
+    const int strips = m.rows / kStripRows, groups = pieces(strips, kTaskStrips);
+    pool_.run(static_cast<int64_t>(blocks_.size()) * groups, [&](int64_t task, int thread) {
+        const RowBlock& block = blocks_[task / groups];
+        const int group = static_cast<int>(task % groups);
+        multiply_strips(tiles, scratch_.tiles, m, block.expert, x_of(block, thread), block.rows,
+                        group * strips / groups, (group + 1) * strips / groups, thread,
+                        [&](const StripOutputs& out) { use(block, out); });
     });
 }
 
-template <class Use>
-void CpuBackend::multiply_experts(const Tiles& tiles, const Matrix& m, Use use) {
-    const int strips = m.rows / kStripRows, groups = pieces(strips, kTaskStrips);
-    pool_.run(static_cast<int64_t>(active_.size()) * groups, [&](int64_t task, int thread) {
-        const int e = active_[task / groups], group = static_cast<int>(task % groups);
-        const int rows = begin_[e + 1] - begin_[e], all = row_tiles(rows);
-        const int most = row_tiles_at_once(all);
-        for (int first = 0; first < all; first += most) {
-            const int row = first * kTileRows, here = std::min(most * kTileRows, rows - row);
-            const int* pair = scratch_.sorted + begin_[e] + row;
-            const int tile_first = tile_begin_[e] * kTileRows + row;
-            multiply_strips(tiles, scratch_.tiles, m, e,
-                            tile_row(tiles, scratch_.tiles.x, tile_first, m.columns).values, here,
-                            group * strips / groups, (group + 1) * strips / groups, thread,
-                            [&](const StripOutputs& out) { use(e, pair, out); });
-        }
-    });
+TileRow CpuBackend::act_row(const Tiles& tiles, const RowBlock& block, int row, int inner) const {
+    return tile_row(tiles, scratch_.tiles.x, block.tile * kTileRows + row, inner);
 }
 
 void CpuBackend::moe_up_tiled(const MoeUpArgs& a, const Tiles& tiles) {
     const auto* h = static_cast<const std::byte*>(a.h);
-    gather_tiles(tiles, a.expert, a.tokens * a.top_k, a.experts, a.hidden,
-                 [&](int pair) { return h + size_t(pair / a.top_k) * a.hidden * kValueBytes; });
-    const size_t value = tiles.scaled ? sizeof(float) : sizeof(bf16);
-    multiply_experts(tiles, a.weight, [&](int e, const int* pair, const StripOutputs& out) {
-        const float* bias = a.bias + size_t(e) * 2 * a.inner + out.first * kStripRows;
-        for (int r = 0; r < out.rows; ++r)
-            tiles.swiglu(out, r, bias, a.limit,
-                         static_cast<std::byte*>(a.act) + size_t(pair[r]) * a.inner * kValueBytes +
-                             out.first * kPanelRows * value);
-    });
+    sort_into_blocks(a.expert, a.tokens * a.top_k, a.experts);
+    held_.assign(pool_.threads(), nullptr);
+    // A thread's tasks in a row are of one block, mostly: it copies the rows once, next to itself.
+    const auto gathered = [&](const RowBlock& block, int thread) {
+        std::byte* out = scratch_.tiles.rows + thread * scratch_.tiles.rows_bytes;
+        if (std::exchange(held_[thread], &block) == &block) return out;
+        for (int r = 0; r < block.rows; ++r) {
+            const int token = scratch_.sorted[block.first + r] / a.top_k;
+            const TileRow from = plain_row(h + size_t(token) * a.hidden * kValueBytes, a.hidden);
+            const TileRow to = tile_row(tiles, out, r, a.hidden);
+            for (int k = 0; k < a.hidden / kTileColumns; ++k) {
+                std::memcpy(to.values + k * to.stride, from.values + k * from.stride, 64);
+                if (tiles.scaled) to.scales[k * to.scale_stride / sizeof(float)] = from.scales[k];
+            }
+        }
+        return out;
+    };
+    auto* floats = static_cast<float*>(a.act);
+    multiply_experts(
+        tiles, a.weight, gathered, [&](const RowBlock& block, const StripOutputs& out) {
+            const float* bias =
+                a.bias + size_t(block.expert) * 2 * a.inner + out.first * kStripRows;
+            for (int r = 0; r < out.rows; ++r) {
+                if (tiles.scaled)
+                    tiles.swiglu_float(out, r, bias, a.limit,
+                                       floats + size_t(scratch_.sorted[block.first + r]) * a.inner);
+                else
+                    tiles.swiglu(out, r, bias, a.limit, act_row(tiles, block, r, a.inner));
+            }
+        });
     if (!tiles.scaled) return;
     // A scale is of 32 values, a strip makes 16.
-    pool_.run(a.tokens * a.top_k, [&](int64_t pair, int thread) {
-        std::byte* act = static_cast<std::byte*>(a.act) + pair * a.inner * kValueBytes;
-        float* row = scratch_.staging + thread * scratch_.widest;
-        std::memcpy(row, act, a.inner * kValueBytes);
-        tiles.convert(row, a.inner, ColumnOrder::kMxfp4, plain_row(act, a.inner));
+    pool_.run(static_cast<int64_t>(blocks_.size()), [&](int64_t index, int) {
+        const RowBlock& block = blocks_[index];
+        for (int r = 0; r < block.rows; ++r)
+            tiles.convert(floats + size_t(scratch_.sorted[block.first + r]) * a.inner, a.inner,
+                          ColumnOrder::kMxfp4, act_row(tiles, block, r, a.inner));
     });
 }
 
 void CpuBackend::moe_down_tiled(const MoeDownArgs& a, const Tiles& tiles) {
-    const auto* act = static_cast<const std::byte*>(a.act);
-    gather_tiles(tiles, a.expert, a.tokens * a.top_k, a.experts, a.inner,
-                 [&](int pair) { return act + size_t(pair) * a.inner * kValueBytes; });
-    multiply_experts(tiles, a.matrix, [&](int e, const int* pair, const StripOutputs& out) {
-        const int first = out.first * kStripRows;
-        const float* bias = a.bias + size_t(e) * a.hidden + first;
-        for (int r = 0; r < out.rows; ++r) {
-            float* to = scratch_.partial + size_t(pair[r]) * a.hidden + first;
-            for (int strip = 0; strip < out.strips; ++strip) {
-                const float* from = out.row(strip, r);
-                for (int i = strip * kStripRows; i < (strip + 1) * kStripRows; ++i)
-                    to[i] = *from++ + bias[i];
+    sort_into_blocks(a.expert, a.tokens * a.top_k, a.experts);
+    multiply_experts(
+        tiles, a.matrix,
+        [&](const RowBlock& block, int) -> const std::byte* {
+            return act_row(tiles, block, 0, a.inner).values;
+        },
+        [&](const RowBlock& block, const StripOutputs& out) {
+            const int first = out.first * kStripRows;
+            const float* bias = a.bias + size_t(block.expert) * a.hidden + first;
+            for (int r = 0; r < out.rows; ++r) {
+                const size_t pair = scratch_.sorted[block.first + r];
+                float* to = scratch_.partial + pair * a.hidden + first;
+                for (int strip = 0; strip < out.strips; ++strip) {
+                    const float* from = out.row(strip, r);
+                    for (int i = strip * kStripRows; i < (strip + 1) * kStripRows; ++i)
+                        to[i] = *from++ + bias[i];
+                }
             }
+        });
+}
+
+void CpuBackend::read_tiled_activations(const void* own, const MoeUpArgs& args, const Tiles& tiles,
+                                        int rows, int columns, float* out) {
+    const auto read = [&](const TileRow& row, float* to) {
+        for (int i = 0; i < columns; ++i) {
+            const int tile = i / kTileColumns;
+            const std::byte* value = row.values + tile * row.stride + i % kTileColumns * 2;
+            to[i / 8 * 8 + kMxfp4Order[i % 8]] =
+                tiles.scaled ? row.scales[tile * row.scale_stride / sizeof(float)] *
+                                   *reinterpret_cast<const int16_t*>(value)
+                             : to_float(*reinterpret_cast<const bf16*>(value));
         }
-    });
+    };
+    if (own != args.act) {
+        for (int r = 0; r < rows; ++r)
+            read(plain_row(static_cast<const std::byte*>(own) + size_t(r) * columns * kValueBytes,
+                           columns),
+                 out + size_t(r) * columns);
+        return;
+    }
+    for (const RowBlock& block : blocks_)
+        for (int r = 0; r < block.rows; ++r)
+            read(act_row(tiles, block, r, columns),
+                 out + size_t(scratch_.sorted[block.first + r]) * columns);
 }
 
 void CpuBackend::attention_tiled(const AttentionArgs& a) {

@@ -18,9 +18,11 @@ namespace gptoss::cpu {
 constexpr int kTileRows = 16;
 constexpr int kTileColumns = 32;
 constexpr size_t kTileBytes = 1024;
-constexpr int kStripRows = 32;       // weight rows taken at once: two panels
-constexpr int kTileDepth = 6;        // tiles along the columns taken at once: 10 KiB of a strip
-constexpr int kMostRowTiles = 12;    // rows whose activations stay in a core's second cache
+constexpr int kStripRows = 32;  // weight rows taken at once: two panels
+constexpr int kTileDepth = 6;   // tiles along the columns taken at once: 10 KiB of a strip
+// Row tiles taken at once: their activations stay in a core's second cache. Of experts more, since
+// their weights come from memory each time.
+constexpr int kMostRowTiles = 12, kMostDenseRowTiles = 8;
 constexpr int kTileKeys = 64;        // keys whose scores are weighed at once
 constexpr int kMostQueryRows = 256;  // (token, head) pairs that share the unpacking of keys
 
@@ -89,9 +91,12 @@ struct Tiles {
     void (*product)(TileProduct& product);
     // A row of n values, a multiple of 32, to this form.
     void (*convert)(const float* x, int n, ColumnOrder order, const TileRow& out);
-    // A row of strips of 16 gates and 16 ups, with their biases, to 16 outputs each: bf16 in the
-    // order of MXFP4, or float32 where activations are scaled.
-    void (*swiglu)(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to);
+    // A row of strips of 16 gates and 16 ups, with their biases, to 16 outputs each of row `to`:
+    // bf16 in the order of MXFP4; where activations are scaled, float32 in a row.
+    void (*swiglu)(const StripOutputs& out, int row, const float* bias, float limit,
+                   const TileRow& to);
+    void (*swiglu_float)(const StripOutputs& out, int row, const float* bias, float limit,
+                         float* to);
     void (*attention)(const TileAttention& attention);  // null where scaled
 
     size_t tile_bytes() const { return kTileBytes + (scaled ? kTileRows * sizeof(float) : 0); }

@@ -168,13 +168,14 @@ void wide_convert(const float* x, int n, ColumnOrder, const TileRow& row) {
     }
 }
 
-void wide_swiglu(const StripOutputs& out, int row, const float* bias, float limit, std::byte* to) {
+void wide_swiglu(const StripOutputs& out, int row, const float* bias, float limit, float* to) {
+    to += out.first * kPanelRows;
     for (int strip = 0; strip < out.strips; ++strip, bias += kStripRows) {
         const float* from = out.row(strip, row);
         float gate[kPanelRows], up[kPanelRows];
         store(gate, load(from) + load(bias));
         store(up, load(from + kPanelRows) + load(bias + kPanelRows));
-        swiglu(gate, up, kPanelRows, limit, reinterpret_cast<float*>(to) + strip * kPanelRows);
+        swiglu(gate, up, kPanelRows, limit, to + strip * kPanelRows);
     }
 }
 
