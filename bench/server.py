@@ -140,6 +140,8 @@ def load(arguments):
     """Let a crowd at a server for a while; return what it saw and what that took."""
     checkpoint = [] if arguments.model == "demo" else [arguments.model, "--dense", arguments.dense]
     placing = ["--device", arguments.device, "--precision", arguments.precision]
+    if arguments.threads is not None:
+        placing += ["--threads", str(arguments.threads)]
     command = [sys.executable, "-m", "gptoss_native", "serve", *checkpoint, *placing]
     command += ["--port", "0", "--model-name", "bench"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Two replicas on this machine: streams, affinity, a killed replica that is replaced."""
+"""Replicas on this machine: streams, affinity, a killed one that is replaced, more with more load."""
 
 import contextlib
 import os
@@ -36,12 +36,13 @@ def client(url, session=None):
     return openai.OpenAI(base_url=f"{url}/v1", default_headers=headers, **options)
 
 
-def replicas():
+def replicas(application="default"):
     """Return the processes of the replicas, by the titles that Ray gives them."""
+    title = f"ray::ServeReplica:{application}:gptoss".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica:default:gptoss"):
+            if (folder / "cmdline").read_bytes().startswith(title):
                 found.append(int(folder.name))
     return sorted(found)
 
@@ -111,3 +112,54 @@ def test_a_killed_replica_is_replaced_while_the_other_serves(url):
     # Those that were on their way to it when it went.
     assert len(failed) <= 3
     assert before[1] in replicas()
+
+
+def test_more_requests_than_one_replica_is_for_start_another(url):
+    from gptoss_native import serve_ray
+    from ray import serve
+
+    options = serve_ray.Options(
+        model_name="demo", max_replicas=2, requests_per_replica=1, cpus=0.25, threads=1
+    )
+    serve.run(serve_ray.app(options), name="scaled", route_prefix="/scaled")
+    try:
+        assert len(replicas("scaled")) == 1
+        stop, answered, failed = threading.Event(), [], []
+
+        def go_on():
+            with client(f"{url}/scaled") as one:
+                while not stop.is_set():
+                    try:
+                        answered.append(ask(one).output_text)
+                    except Exception as error:
+                        failed.append(error)
+                        return
+
+        threads = [threading.Thread(target=go_on) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 180  # Ray waits half a minute before it believes in a load
+        while len(replicas("scaled")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        time.sleep(5)  # the new one takes its share
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert len(replicas("scaled")) == 2
+        assert not failed
+        assert set(answered) == {"17 + 25 = 42"}
+    finally:
+        serve.delete("scaled")
+
+
+def test_a_replica_whose_model_is_closed_says_that_it_is_ill():
+    import gptoss_native as gn
+    from gptoss_native import serve_ray
+    from gptoss_native.server import Settings, create_app
+
+    with gn.Model.demo() as model:
+        replica = serve_ray._Replica()
+        replica.app = create_app(model, Settings(model_name="demo"))
+        replica.check_health()
+    with pytest.raises(RuntimeError, match="closed"):
+        replica.check_health()
