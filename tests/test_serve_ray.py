@@ -1,4 +1,4 @@
-"""Replicas on this machine: streams, affinity, a killed one that is replaced, more with more load."""
+"""Replicas on this machine: streams, affinity, a killed one replaced, more for more load."""
 
 import contextlib
 import os

@@ -35,12 +35,12 @@ class Part:
 class Plan:
     """How long and how fast."""
 
-    steps: int = 5000
+    steps: int = 9000
     parts: tuple[Part, ...] = (Part(7, 384, False, 1408), Part(4, 640, True, 1152))
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     warmup: int = 100
-    falling: int = 2000  # from here the rate falls, in a line, to 0
+    falling: int = 3500  # from here the rate falls, in a line, to 0
     # From which step on what is asked for how often. All else rests on copying, so words are
     # repeated most at first; letters without sense would be a third of the loss later on.
     mixes: tuple[tuple[int, Mix], ...] = (
