@@ -124,7 +124,7 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const s
 
 // Whether the decode form's rows are f16 terms. Those of two terms: an int8 weight is an f16, and
 // their range is that of a norm's results and of a float16 cache. In exact precision a cache is
-// float32.
+// float32. Their sums are to be multiplied by kF16Unit.
 template <class Tiles, int terms>
 constexpr bool kF16Rows = std::is_same_v<Tiles, Int8Tiles> && terms <= kFastTerms;
 

@@ -263,7 +263,8 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
         if (mine && !Epilogue::kReadyEarly) ready = epilogue.prepare(0, panel, at.r, at.column);
         float sums[groups][4] = {};
         stream.template multiply<terms>(sums, operands);
-        const float sum = join_warps<terms>(sums, buffers.set(turn), activations);
+        float sum = join_warps<terms>(sums, buffers.set(turn), activations);
+        if constexpr (kF16Rows<Tiles, terms>) sum *= Tiles::kF16Unit;
         if (Epilogue::kSplits) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
             if (threadIdx.x < kTileSums) shares[blockIdx.y * kTileSums + threadIdx.x] = sum;

@@ -145,14 +145,15 @@ struct Mxfp4Tiles {
 };
 
 // int8: a tile a step, 16 bytes a lane: four values of row g, four of row g + 8, the next four of
-// each. A byte is a value + 128, so that it can be the end of an f16's fraction. A scale is a bf16.
+// each. A byte is a value + 128, so that it can stand in a fraction. A scale is a bf16.
 struct Int8Tiles {
     static constexpr int kColumns = kTileColumns;
     static constexpr int kFragments = 2;
     static constexpr size_t kStepBytes = 512;
     static constexpr size_t kStepScaleBytes = 32;  // {row g, row g + 8}, by g
     static constexpr float kUnit = 1;
-    static constexpr int kZero = 128;  // the byte of 0
+    static constexpr int kZero = 128;           // the byte of 0
+    static constexpr float kF16Unit = 0x1p24f;  // what a sum of f16_pair()s is to be multiplied by
 
     struct Loaded {
         uint4 words;
@@ -164,9 +165,10 @@ struct Int8Tiles {
         return {load_once_16(panel.data + step * kStepBytes + lane * 16), load_once_4(scales)};
     }
 
-    // Values 2 p and 2 p + 1 of a word, as f16: 1024 + byte, less 1024 + 128.
+    // Values 2 p and 2 p + 1 of a word, as f16, 2^24 times too small: a byte as it stands is a
+    // subnormal number. The permutation then needs no register for what stands above it.
     static __device__ __forceinline__ uint32_t f16_pair(uint32_t word, int p) {
-        return subtract_f16(__byte_perm(word, 0x64646464u, p == 0 ? 0x4140 : 0x4342), 0x64806480u);
+        return subtract_f16(__byte_perm(word, 0, p == 0 ? 0x4140 : 0x4342), 0x00800080u);
     }
     // As bf16, whose fraction has seven bits: 128 + the byte's low seven, less 256, or 128 where
     // its high bit is set.
