@@ -1,11 +1,13 @@
 """Build for the card at hand, check it, time every stage and whole steps: one command, one table.
 
-python bench/gpu.py --out DIR [--parts build,check,rates,stages,decode,prefill] [--shapes 20b,120b]
+python bench/gpu.py --out DIR [--parts build,check,rates,stages,decode,prefill]
+    [--shapes 20b,20b-int8,120b]
 
 Needs one NVIDIA GPU, nvcc, CMake, pip, pybind11, scikit-build-core, numpy and what the tests need;
 no network. DIR gets gpu.json (all figures, written after each), table.txt, build.log, pytest.log.
 Each shape and the checks run in processes of their own: one that dies takes no other along. What
 does not fit --minutes is skipped with a line. Exit status 1 if a check or a part failed.
+20b-int8 is 20b with int8 dense weights, at the first context, with one and eight rows.
 
 --device cuda-emulated with --shapes tiny and short --contexts runs the same without a card.
 """
@@ -26,7 +28,8 @@ HERE = Path(__file__).resolve().parent
 PARTS = ("build", "check", "rates", "stages", "decode", "prefill")
 CHECK_S = 150  # at most
 # The least a shape is begun with: making its weights, then its short measurements.
-SHAPE_S = {"20b": 50, "120b": 130, "tiny": 10}
+SHAPE_S = {"20b": 50, "20b-int8": 45, "120b": 130, "tiny": 10, "tiny-int8": 10}
+DEFAULT_SHAPES = ["20b", "20b-int8", "120b"]
 
 
 def shown(item):
@@ -84,7 +87,9 @@ def parse(arguments=None):
     out.add_argument("--no-build", action="store_true", help="use the package that is installed")
     out.add_argument("--arch", help="what to build for, such as 90a (the card's own)")
     out.add_argument("--device", default="cuda")
-    out.add_argument("--shapes", type=words, default=["20b", "120b"], help="(20b,120b)")
+    out.add_argument(
+        "--shapes", type=words, default=DEFAULT_SHAPES, help=f"({','.join(DEFAULT_SHAPES)})"
+    )
     out.add_argument("--minutes", type=float, default=9, help="for everything (9)")
     out.add_argument("--dense", default="bf16", choices=("bf16", "int8"))
     out.add_argument("--rows", type=numbers, default=[1, 2, 4, 8], help="decode rows (1,2,4,8)")
@@ -136,6 +141,10 @@ def measure_shapes(report, arguments, environment, end):
         names = ("device", "dense", "rows", "prefill_rows", "contexts", "prompts", "new_tokens")
         options = {name: getattr(arguments, name) for name in names}
         options |= {"shape": shape, "parts": parts}
+        if shape.endswith("-int8"):
+            options |= {"shape": shape.removesuffix("-int8"), "dense": "int8"}
+            options |= {name: options[name][:1] for name in ("contexts", "prefill_rows")}
+            options["rows"] = sorted({min(options["rows"]), max(options["rows"])})
         run_child(report, shape, "gpu_shape.py", options, environment, until)
 
 

@@ -1,12 +1,13 @@
 """The checks of bench/gpu.py: logits against the processor's, the CUDA tests, compute-sanitizer.
 
-A process of bench/gpu.py; prints JSON lines. The logits are those of fresh random ids, by the
-demo model and a tiny random one: after each prompt token, after each token decoded in steps of
-eight sequences, and the log-probabilities of a greedy generation, which runs recorded steps. The
-reference is the processor in float32. A near tie of two experts' scores may turn in fast
-precision, so there a few rows may differ.
+A process of bench/gpu.py; prints JSON lines. The logits are those of fresh random ids, by the demo
+model and a tiny random one, with dense weights of bf16 and of int8: after each prompt token, after
+each token decoded in steps of eight sequences, and the log-probabilities of a greedy generation,
+which runs recorded steps. The reference is the processor in float32, with the same dense weights. A
+near tie of two experts' scores may turn in fast precision, so there a few rows may differ.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -220,9 +221,13 @@ def main():
     def random_tiny(**which):
         return gn.Model.random("tiny", seed=seed, **which)
 
-    for name, make in (("demo", gn.Model.demo), ("tiny", random_tiny)):
+    models = (("demo", gn.Model.demo), ("tiny", random_tiny))
+    for name, make, dense in (
+        *((name, make, "bf16") for name, make in models),
+        *((f"{name} int8", make, "int8") for name, make in models),
+    ):
         try:
-            check_model(name, make, options["device"], rng)
+            check_model(name, functools.partial(make, dense=dense), options["device"], rng)
         except gn.Error as error:
             report_check(name, False, f"{type(error).__name__}: {error}")
     run_tests(options)

@@ -180,6 +180,7 @@ def main():
             package=gn.__path__[0],
             commit=commit(),
             processor=processor(),
+            dense=options["dense"],
             weight_bytes=info["weight_bytes"],
             scratch_bytes=info["scratch_bytes"],
             backend=info["backend"],

@@ -150,8 +150,9 @@ def format_table(data):
         out.append("")
         if "made" in shape:
             made = shape["made"]
+            dense = made.get("dense", data["dense"])  # absent from files of earlier commits
             out.append(
-                f"{name}, dense {data['dense']}, fast: {made['weight_bytes'] / 2**30:.1f} GiB "
+                f"{name}, dense {dense}, fast: {made['weight_bytes'] / 2**30:.1f} GiB "
                 f"made in {made['seconds']:.0f} s"
             )
         if "rates" in shape:

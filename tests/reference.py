@@ -283,10 +283,30 @@ def read_tensors(path):
     return tensors
 
 
-class Reference:
-    """A checkpoint folder in either published form, as a network in float64."""
+def rounded_to_int8(weights):
+    """Return bfloat16 weights [rows, columns] as dense="int8" keeps them.
 
-    def __init__(self, path):
+    Each 32 columns are -127 to 127 steps of a bfloat16, the least that holds the largest of them.
+    """
+    blocks = weights.astype(np.float32).reshape(len(weights), -1, 32)
+    largest = np.abs(blocks).max(-1, keepdims=True)
+    bits = (largest / np.float32(127)).view(np.uint32)
+    near = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    step = near.view(np.float32)
+    above = (near + np.uint32(0x10000)).view(np.float32)
+    step = np.where(step * np.float32(127) < largest, above, step)
+    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=largest >= 1e-30)
+    values = np.rint(np.clip(blocks * inverse, -127, 127))
+    return (values.astype(np.float64) * step).reshape(weights.shape)
+
+
+class Reference:
+    """A checkpoint folder in either published form, as a network in float64.
+
+    dense: "bf16" or "int8", of attention and unembedding.
+    """
+
+    def __init__(self, path, dense="bf16"):
         config = json.loads((pathlib.Path(path) / "config.json").read_text())
         self.config, self.eps = config, config.get("rms_norm_eps", 1e-5)
         self.top_k, self.limit = config["experts_per_token"], config["swiglu_limit"]
@@ -320,6 +340,11 @@ class Reference:
             windowed = kinds[index] == "sliding_attention"
             layer["window"] = config["sliding_window"] if windowed else None
             self.layers.append(SimpleNamespace(**layer))
+        if dense == "int8":
+            self.unembedding = rounded_to_int8(self.unembedding)
+            for layer in self.layers:
+                layer.qkv_weight = rounded_to_int8(layer.qkv_weight)
+                layer.out_weight = rounded_to_int8(layer.out_weight)
 
     def run(self, ids, cache=None):
         """Return the residual [tokens, hidden] after all layers, and the experts that were chosen.

@@ -129,24 +129,33 @@ def assert_close(got, want, tolerance, ties):
         ("tiny", {"num_experts": 128, "num_hidden_layers": 1}),
         ("odd", SMALLEST | {"hidden_size": 2880, "num_hidden_layers": 1}),
         ("tiny", SMALLEST | {"vocab_size": 1}),
+        ("tiny", {"dense": "int8"}),
+        ("odd", {"dense": "int8"}),
+        ("odd", SMALLEST | {"hidden_size": 2880, "num_hidden_layers": 1, "dense": "int8"}),
     ],
-    ids=["tiny", "odd", "wide", "128 experts", "2880", "one token"],
+    ids=[
+        *("tiny", "odd", "wide", "128 experts", "2880", "one token"),
+        *("tiny int8", "odd int8", "2880 int8"),
+    ],
 )
 def test_a_random_model_is_close_to_the_processors(
     cuda_device, config, some_ids, shape, overrides, precision
 ):
-    sizes = config(shape, **overrides)
+    fixed = {"seed": 3, "precision": precision, "dense": overrides.get("dense", "bf16")}
+    sizes = config(shape, **{k: v for k, v in overrides.items() if k != "dense"})
 
     def make(device=cuda_device, **options):
-        return gn.Model.random(sizes, seed=3, device=device, precision=precision, **options)
+        return gn.Model.random(sizes, device=device, **fixed, **options)
 
     assert_devices_agree(make, precision, some_ids(9, sizes["vocab_size"]), 3)
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_the_trained_model_is_close_to_the_processors(cuda_device, some_ids, precision):
+@pytest.mark.parametrize(
+    ("precision", "dense"), [("exact", "bf16"), ("fast", "bf16"), ("fast", "int8")]
+)
+def test_the_trained_model_is_close_to_the_processors(cuda_device, some_ids, precision, dense):
     def make(device=cuda_device, **options):
-        return gn.Model.demo(device=device, precision=precision, **options)
+        return gn.Model.demo(device=device, precision=precision, dense=dense, **options)
 
     assert_devices_agree(make, precision, some_ids(20, 600), 4)
 
@@ -178,12 +187,34 @@ def test_windows_and_rings_that_come_round_are_close_to_the_processors(
             assert here == pytest.approx(there, abs=5e-3)
 
 
+@pytest.mark.parametrize("shape", ["tiny", "odd"])
+def test_int8_loses_on_cuda_what_it_loses_on_the_processor(cuda_device, tmp_path, shape):
+    """Tensors by name; one has a block of zeros, which has no scale."""
+    tensors = random_tensors(COMMON | SHAPES[shape], 1)
+    tensors["lm_head.weight"][:3, 32:64] = 0
+    path = write_checkpoint(tmp_path, shape, 1, shards=1, index=False)
+    write_safetensors(path / "model.safetensors", tensors)
+    infos = []
+    for device in ("cpu", cuda_device):
+        with gn.Model.load(path, device=device, dense="int8", threads=2) as model:
+            assert np.isfinite(model.session().logits([1, 2])).all()
+            infos.append(model.info())
+    want, got = (info["dense_errors"] for info in infos)
+    assert len(got) == 4 * SHAPES[shape]["num_hidden_layers"] + 1
+    assert got == pytest.approx(want, rel=1e-6)
+    assert infos[1]["worst_dense_error"] == max(got.values())
+    assert "int8" in infos[1]["backend"]["qkv"]
+
+
 # The same bits on any device
 
 
-@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize(
+    ("precision", "dense"),
+    [("exact", "bf16"), ("fast", "bf16"), ("exact", "int8"), ("fast", "int8")],
+)
 def test_multiprocessors_and_the_order_of_threads_do_not_change_a_bit(
-    emulated, config, some_ids, monkeypatch, precision
+    emulated, config, some_ids, monkeypatch, precision, dense
 ):
     sizes = config("odd", num_hidden_layers=2)
     ids = some_ids(12, 331)
@@ -191,15 +222,15 @@ def test_multiprocessors_and_the_order_of_threads_do_not_change_a_bit(
     for multiprocessors, seed, threads in ((3, 0, 1), (1, 1, 2), (132, 2, 1)):
         monkeypatch.setenv("GPTOSS_EMULATION_SMS", str(multiprocessors))
         monkeypatch.setenv("GPTOSS_EMULATION_SEED", str(seed))
-        options = {"device": emulated, "precision": precision, "threads": threads}
-        with gn.Model.random(sizes, seed=4, **options) as model:
+        options = {"device": emulated, "precision": precision, "dense": dense}
+        with gn.Model.random(sizes, seed=4, threads=threads, **options) as model:
             got.append(converse(model.session(), ids, 2))
     assert got[1:] == got[:1] * 2
 
 
-@pytest.mark.parametrize("capability", [80, 120])
+@pytest.mark.parametrize(("capability", "dense"), [(80, "bf16"), (120, "bf16"), (120, "int8")])
 def test_other_architectures_give_the_same_bits(
-    emulated, config, some_ids, monkeypatch, capability
+    emulated, config, some_ids, monkeypatch, capability, dense
 ):
     """sm_120 has 99 KiB of shared memory for a block."""
     sizes = config("tiny", **SMALLEST | {"hidden_size": 2880, "num_hidden_layers": 1})
@@ -208,7 +239,7 @@ def test_other_architectures_give_the_same_bits(
         monkeypatch.setenv("GPTOSS_EMULATION_CAPABILITY", str(architecture))
         if architecture == 120:
             monkeypatch.setenv("GPTOSS_EMULATION_SHARED", "101376")
-        with gn.Model.random(sizes, device=emulated) as model:
+        with gn.Model.random(sizes, device=emulated, dense=dense) as model:
             assert model.info()["backend"]["architecture"] == f"sm_{architecture}"
             got.append(converse(model.session(), some_ids(4, 40), 1))
     assert got[0] == got[1]
@@ -246,12 +277,6 @@ def test_an_emulated_device_without_its_library_says_so(monkeypatch, tmp_path, l
         monkeypatch.setenv("GPTOSS_CUDA_EMULATED", str(library))
     with pytest.raises(gn.DeviceError, match=str(library or "GPTOSS_CUDA_EMULATED")):
         gn.Model.random(device=EMULATED)
-
-
-def test_int8_is_refused_before_anything_is_made(cuda_device, small):
-    for make in (gn.Model.random, lambda *a, **k: gn.plan(*a, measure=False, **k)):
-        with pytest.raises(gn.InvalidArgument, match="int8"):
-            make(small, device=cuda_device, dense="int8")
 
 
 # Memory
@@ -390,6 +415,19 @@ def test_a_gain_beyond_float16_is_refused_by_tensor(cuda_device, tmp_path):
         assert np.isfinite(model.session().logits([1, 2])).all()
 
 
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.input_layernorm.weight"])
+def test_a_gain_beyond_float16_is_refused_where_int8_makes_it_float16(cuda_device, tmp_path, name):
+    tensors = random_tensors(COMMON | SHAPES["tiny"] | {"num_hidden_layers": 1}, 1)
+    tensors[name][3] = 0x4700  # 32768 in bfloat16
+    path = write_checkpoint(tmp_path, "tiny", 1, shards=1, index=False, num_hidden_layers=1)
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(gn.CheckpointError, match=rf"{name} holds 32768, wanted at most \d+"):
+        gn.Model.load(path, device=cuda_device, dense="int8")
+    for options in ({"dense": "int8", "precision": "exact"}, {"dense": "bf16"}):
+        with gn.Model.load(path, device=cuda_device, **options) as model:
+            assert np.isfinite(model.session().logits([1, 2])).all()
+
+
 def test_a_limit_beyond_float16_is_refused(cuda_device, config):
     with pytest.raises(gn.CheckpointError, match="swiglu_limit is 300, wanted at most 255"):
         gn.Model.random(config(swiglu_limit=300.0), device=cuda_device)
@@ -399,8 +437,19 @@ def test_a_limit_beyond_float16_is_refused(cuda_device, config):
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
-@pytest.mark.parametrize("name", ["v_proj.weight", "router.weight", "down_proj_bias", "lm_head"])
-def test_a_weight_that_is_nan_is_never_made_into_text(cuda_device, tmp_path, name, precision):
+@pytest.mark.parametrize(
+    ("name", "dense"),
+    [
+        *(
+            (name, "bf16")
+            for name in ("v_proj.weight", "router.weight", "down_proj_bias", "lm_head")
+        ),
+        *((name, "int8") for name in ("v_proj.weight", "lm_head")),
+    ],
+)
+def test_a_weight_that_is_nan_is_never_made_into_text(
+    cuda_device, tmp_path, name, dense, precision
+):
     shape = COMMON | SHAPES["tiny"] | {"num_hidden_layers": 1}
     tensors = random_tensors(shape, 1)
     for key, array in tensors.items():
@@ -408,7 +457,7 @@ def test_a_weight_that_is_nan_is_never_made_into_text(cuda_device, tmp_path, nam
             array[:] = 0x7FFF
     path = write_checkpoint(tmp_path, "tiny", 1, shards=1, index=False, num_hidden_layers=1)
     write_safetensors(path / "model.safetensors", tensors)
-    with gn.Model.load(path, device=cuda_device, precision=precision) as model:
+    with gn.Model.load(path, device=cuda_device, precision=precision, dense=dense) as model:
         for sampling in (GREEDY, gn.Sampling(seed=1, top_k=5, top_p=0.5, logprobs=2)):
             with pytest.raises(gn.Error, match="not finite"):
                 next(model.session().generate([1, 2, 3], sampling=sampling))

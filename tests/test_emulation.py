@@ -256,6 +256,21 @@ def test_bf16_products_round_once_subnormal_or_not(answer):
     np.testing.assert_array_equal(got[finite], bits_of_bf16(product[finite]))
 
 
+def test_differences_round_once_subnormal_or_not(answer):
+    bits = np.random.default_rng(7).integers(0, 65536, (40000, 4)).astype(np.uint16)
+    bits[:20000] &= 0x83FF  # small ones
+    got = np.frombuffer(answer("differences", bits.tobytes()), np.uint16).reshape(2, -1, 2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bf16 = as_bf16(bits).astype(np.float64)
+        f16 = bits.view(np.float16).astype(np.float64)
+        wide, half = (x[:, :2] - x[:, 2:] for x in (bf16, f16))
+        finite = np.isfinite(wide)
+        np.testing.assert_array_equal(got[0][finite], bits_of_bf16(wide[finite]))
+        finite = np.isfinite(half)
+        want = half[finite].astype(np.float16).view(np.uint16)
+        np.testing.assert_array_equal(got[1][finite], want)
+
+
 def test_a_copy_to_the_host_is_not_there_before_its_stream_is_waited_for(words):
     assert words("lazy") == ["0", "5", "7"]
 

@@ -61,6 +61,7 @@ def test_info_follows_the_forced_instruction_set(instruction_set):
         ("cpu", "bf16", 1000),
         ("cpu", "int8", 1000),
         pytest.param("cuda", "bf16", 200, marks=pytest.mark.cuda),
+        pytest.param("cuda", "int8", 200, marks=pytest.mark.cuda),
     ],
 )
 def test_a_plan_is_what_the_model_then_takes(request, config, device, dense, precision, context):

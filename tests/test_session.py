@@ -181,12 +181,13 @@ def test_sessions_on_several_threads_are_each_what_they_are_alone(model, ids):
     assert together == alone
 
 
-@pytest.fixture(scope="module", params=["fast", "exact"])
+@pytest.fixture(scope="module", params=["fast", "exact", "int8"])
 def cuda_options(request, cuda_device, config):
     """Of a model that takes the emulated device 20 ms a step: a windowed layer and a full one."""
     small = {"intermediate_size": 32, "num_experts": 6, "experts_per_token": 2}
     sizes = config("tiny", num_hidden_layers=2, vocab_size=331, **small)
-    return {"shape": sizes, "seed": 7, "device": cuda_device, "precision": request.param}
+    options = {"dense": "int8"} if request.param == "int8" else {"precision": request.param}
+    return {"shape": sizes, "seed": 7, "device": cuda_device, **options}
 
 
 @pytest.fixture(scope="module")

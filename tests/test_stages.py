@@ -39,9 +39,9 @@ def precision(request):
 class Bench:
     """One model's stages beside the reference of the same checkpoint."""
 
-    def __init__(self, path, precision, device, decode=False, **options):
-        self.model = gn.Model.load(path, precision=precision, device=device, **options)
-        self.reference = Reference(path)
+    def __init__(self, path, precision, device, decode=False, dense="bf16"):
+        self.model = gn.Model.load(path, precision=precision, device=device, dense=dense)
+        self.reference = Reference(path, dense)
         self.stages = _core.Stages(self.model._core, sequences=3, max_context=1300, decode=decode)
         # The processor takes float32 rows to bf16 weights in both precisions. Matrix units round
         # each addition to zero: a sum of 80 tiles loses up to 80 * 2**-24.
@@ -58,6 +58,8 @@ class Bench:
         if terms and not decode:
             self.dense_tolerance = self.h_tolerance = self.cache_tolerance = ONE_TERM
             self.experts_tolerance = 2 * ONE_TERM
+            if dense == "int8":  # a weight times its scale is rounded as well
+                self.dense_tolerance = self.cache_tolerance = 2 * ONE_TERM
         self.most_rows = 8 if decode and device != "cpu" else 256
         self.hidden = self.reference.config["hidden_size"]
         self.heads = self.reference.config["num_attention_heads"]
@@ -84,14 +86,31 @@ CUDA_FORMS = [
 ]
 
 
-@pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS])
-def bench(request, checkpoint, take_instruction_set, precision):
-    name, _, form = request.param.partition(" ")
+CUDA_INT8 = [
+    pytest.param(f"cuda {form} int8", marks=pytest.mark.cuda) for form in ("prefill", "decode")
+]
+
+
+def make_bench(request):
+    name, *rest = request.param.split()
+    checkpoint, precision = map(request.getfixturevalue, ("checkpoint", "precision"))
     if name == "cuda":
+        form, dense = [*rest, "bf16"][:2]
         device = request.getfixturevalue("cuda_device")
-        return Bench(checkpoint, precision, device, decode=form == "decode")
-    take_instruction_set(name)
+        return Bench(checkpoint, precision, device, decode=form == "decode", dense=dense)
+    request.getfixturevalue("take_instruction_set")(name)
     return Bench(checkpoint, precision, "cpu")
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS])
+def bench(request, checkpoint, precision):
+    return make_bench(request)
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS, *CUDA_INT8])
+def dense_bench(request, checkpoint, precision):
+    """Of the stages that have dense weights, which may be int8."""
+    return make_bench(request)
 
 
 def need_rows(bench, count):
@@ -113,7 +132,8 @@ def test_embed_looks_rows_up(bench, tokens):
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 19])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_qkv_rotates_and_keeps_keys_and_values(bench, tokens, layer):
+def test_qkv_rotates_and_keeps_keys_and_values(dense_bench, tokens, layer):
+    bench = dense_bench
     need_rows(bench, tokens)
     x = bench.random(tokens, bench.hidden) * 3
     positions = np.arange(tokens) + 1000
@@ -189,7 +209,8 @@ def test_attention_of_equal_scores_is_n_over_n_plus_e_to_the_sink(bench):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 19])
-def test_attn_out_adds_to_the_residual(bench, tokens):
+def test_attn_out_adds_to_the_residual(dense_bench, tokens):
+    bench = dense_bench
     need_rows(bench, tokens)
     mixed = bench.random(tokens, bench.heads, bench.head_dim)
     x = bench.random(tokens, bench.hidden)
@@ -225,7 +246,8 @@ def test_experts_of_a_row_do_not_depend_on_the_rows_beside_it(bench):
 
 
 @pytest.mark.parametrize("which", [[0], [4, 0, 2], list(range(8))])
-def test_logits_are_those_of_the_rows_asked_for(bench, which):
+def test_logits_are_those_of_the_rows_asked_for(dense_bench, which):
+    bench = dense_bench
     x = bench.random(8, bench.hidden)
     want = reference.logits(x[which], bench.reference.norm, bench.reference.unembedding)
     assert relative_l2(bench.stages.logits(x, which), want) < bench.logits_tolerance
@@ -236,11 +258,37 @@ def test_int8_products_lose_only_the_requantising(checkpoint, instruction_set, p
     bench = Bench(checkpoint, precision, "cpu", dense="int8")
     mixed = bench.random(tokens, bench.heads, bench.head_dim)
     x = np.zeros((tokens, bench.hidden), np.float32)
-    w = bench.reference.layers[0]
+    w = Reference(checkpoint).layers[0]
     want = reference.attn_out(x, mixed, w.out_weight, w.out_bias)
     got = bench.stages.attn_out(0, mixed.reshape(tokens, -1), x)
     # Blocks of 32 normal values: a largest of 2 deviations in 127 steps is 0.0052 of one.
     assert 1e-4 < relative_l2(got, want) < 1e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("decode", [False, True])
+def test_int8_rows_on_cuda_get_the_bits_that_each_gets_alone(
+    checkpoint, cuda_device, precision, decode
+):
+    """One row, up to four and more are different kernels of the decode form."""
+    bench = Bench(checkpoint, precision, cuda_device, decode=decode, dense="int8")
+    tokens = 8 if decode else 40
+    x = bench.random(tokens, bench.hidden)
+    mixed = bench.random(tokens, bench.heads * bench.head_dim)
+
+    def computed(rows):
+        which = list(range(tokens))[rows]
+        return [
+            bench.stages.qkv(0, x[rows], at(which)),
+            bench.stages.attn_out(0, mixed[rows], x[rows]),
+            bench.stages.logits(x, which[:8]),
+        ]
+
+    together = computed(slice(0, tokens))
+    for first, count in ((0, 1), (tokens - 1, 1), (2, 2), (1, 5)):
+        for alone, many in zip(computed(slice(first, first + count)), together, strict=True):
+            if first + count <= len(many):  # logits of a prompt are asked for 8 rows at most
+                assert np.array_equal(alone, many[first : first + count])
 
 
 @pytest.mark.parametrize("tokens", [17, 80])

@@ -84,6 +84,14 @@ __global__ void multiply_pairs(const uint32_t* in, int count, uint32_t* out) {
     for (int i = 0; i < count; ++i) out[i] = multiply_bf16(in[2 * i], in[2 * i + 1]);
 }
 
+// Differences as bf16, then as f16.
+__global__ void subtract_pairs(const uint32_t* in, int count, uint32_t* out) {
+    for (int i = 0; i < count; ++i) {
+        out[i] = subtract_bf16(in[2 * i], in[2 * i + 1]);
+        out[count + i] = subtract_f16(in[2 * i], in[2 * i + 1]);
+    }
+}
+
 CASE(mma_bf16) { multiply_input<false>(); }
 CASE(mma_f16) { multiply_input<true>(); }
 
@@ -118,6 +126,13 @@ CASE(bf16_products) {
     const auto pairs = input<uint32_t>();
     const OnDevice<uint32_t> in(pairs), out(pairs.size() / 2);
     run(multiply_pairs, 1, 1, 0, in.data(), static_cast<int>(pairs.size() / 2), out.data());
+    output(out.read());
+}
+
+CASE(differences) {
+    const auto pairs = input<uint32_t>();
+    const OnDevice<uint32_t> in(pairs), out(pairs.size());
+    run(subtract_pairs, 1, 1, 0, in.data(), static_cast<int>(pairs.size() / 2), out.data());
     output(out.read());
 }
 

@@ -89,6 +89,20 @@ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     return product(0) | product(16) << 16;
 }
 
+// A float holds more than twice the bits of either, so that rounding twice is rounding once.
+inline uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+    const auto difference = [&](int shift) {
+        return emulation::decode_bf16(static_cast<uint16_t>(a >> shift)) -
+               emulation::decode_bf16(static_cast<uint16_t>(b >> shift));
+    };
+    return pack_bf16(difference(0), difference(16));
+}
+
+inline uint32_t subtract_f16(uint32_t a, uint32_t b) {
+    const float2 x = unpack_f16(a), y = unpack_f16(b);
+    return pack_f16(x.x - y.x, x.y - y.y);
+}
+
 inline void wait_for_earlier_kernels() {}
 inline void let_next_kernel_start() {}
 

@@ -47,8 +47,8 @@ __device__ __forceinline__ void split_f16(float low, float high, uint32_t (&out)
 
 // A step's activations in shared memory: [columns / 32][columns of the matrix unit][32], a column
 // for each term and row. A lane's operand of both products of a tile is 16 bytes in a row, and a
-// warp reads 512 without bank conflicts.
-template <int terms>
+// warp reads 512 without bank conflicts. f16: of which terms put_four() makes them.
+template <int terms, bool f16 = false>
 struct SharedRows {
     std::byte* data;
     int rows;
@@ -65,12 +65,22 @@ struct SharedRows {
     // Columns k to k + 3 of a row.
     __device__ void put_four(int row, int k, float4 v) const {
         uint32_t low[terms], high[terms];
-        split<terms>(v.x, v.y, low);
-        split<terms>(v.z, v.w, high);
+        if constexpr (f16) {
+            split_f16<terms>(v.x, v.y, low);
+            split_f16<terms>(v.z, v.w, high);
+        } else {
+            split<terms>(v.x, v.y, low);
+            split<terms>(v.z, v.w, high);
+        }
 #pragma unroll
         for (int i = 0; i < terms; ++i)
             *reinterpret_cast<uint2*>(at(k / kTileColumns, i, row) + k % kTileColumns * 2) =
                 make_uint2(low[i], high[i]);
+    }
+    // Makes a tile past the last column zeros, by all threads.
+    __device__ void clear_tile(int tile) const {
+        for (int i = threadIdx.x; i < tile_bytes() / 16; i += blockDim.x)
+            reinterpret_cast<uint4*>(data + tile * tile_bytes())[i] = make_uint4(0, 0, 0, 0);
     }
 };
 
@@ -87,8 +97,8 @@ struct Operands {
     int stride[groups];              // bytes from tile to tile
 
     // `zeros` are 64 bytes of shared memory.
-    template <int terms>
-    __device__ __forceinline__ Operands(const SharedRows<terms>& rows, const std::byte* zeros,
+    template <int terms, bool f16>
+    __device__ __forceinline__ Operands(const SharedRows<terms, f16>& rows, const std::byte* zeros,
                                         int lane) {
 #pragma unroll
         for (int g = 0; g < groups; ++g) {
@@ -123,13 +133,26 @@ __host__ __device__ constexpr size_t own_row_bytes(int columns) {
     return size_t(columns) * terms * 2;
 }
 
+__device__ __forceinline__ void add_part(float (&sums)[4], const float (&part)[4], NoScale) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += part[i];
+}
+
+__device__ __forceinline__ void add_part(float (&sums)[4], const float (&part)[4],
+                                         RowScales scale) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] = fmaf(i < 2 ? scale.x : scale.y, part[i], sums[i]);
+}
+
 // sums += a tile of weights times rows, term by term. The matrix unit rounds to zero each time it
 // adds to a sum, always the same way. Three terms promise more than that leaves of a long sum: they
-// start from nothing for each tile, smallest first, and a rounding addition follows.
-template <int terms, class Operand>
+// start from nothing for each tile, smallest first, and a rounding addition follows; a scale comes
+// in there.
+template <int terms, class Operand, class Scale = NoScale>
 __device__ __forceinline__ void multiply_terms(float (&sums)[4], const uint32_t (&a)[2][4],
-                                               Operand operand) {
+                                               Operand operand, Scale scale = {}) {
     if constexpr (terms <= kFastTerms) {
+        static_assert(std::is_same_v<Scale, NoScale>);
 #pragma unroll
         for (int term = 0; term < terms; ++term) {
             const uint4 b = operand(term);
@@ -144,8 +167,7 @@ __device__ __forceinline__ void multiply_terms(float (&sums)[4], const uint32_t 
             mma_bf16(part, a[0], b.x, b.y);
             mma_bf16(part, a[1], b.z, b.w);
         }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i] += part[i];
+        add_part(sums, part, scale);
     }
 }
 

@@ -41,11 +41,11 @@ struct AttnOutEpilogue {
     }
 };
 
-template <int terms>
+template <class Tiles, int terms>
 void decode(const Device& device, const AttnOutArgs& a) {
-    const int most = dense_decode_rows<terms>(device, a.columns);
+    const int most = dense_decode_rows<Tiles, terms>(device, a.columns);
     for (int first = 0; first < a.tokens; first += most)
-        launch_dense_decode<terms>(
+        launch_dense_decode<Tiles, terms>(
             device, a.weight, PlainRows{a.attention + size_t(first) * a.columns},
             AttnOutEpilogue{a.bias, a.x + size_t(first) * a.hidden, a.hidden}, Splits{},
             min(most, a.tokens - first));
@@ -56,7 +56,9 @@ void decode(const Device& device, const AttnOutArgs& a) {
 void attn_out(const Device& device, Precision precision, const AttnOutArgs& args,
               const Scratch& scratch) {
     if (args.form == Form::kDecode) {
-        with_terms(precision, [&](auto terms) { decode<terms()>(device, args); });
+        with_dense_terms(args.weight.format, precision, [&](auto tiles, auto terms) {
+            decode<decltype(tiles), terms()>(device, args);
+        });
         return;
     }
     norm_rows(device, {args.attention, nullptr, 0, args.tokens, args.columns, precision},

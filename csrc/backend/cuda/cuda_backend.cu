@@ -288,14 +288,18 @@ double CudaBackend::copy_rate(size_t bytes) {
 }
 
 std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
-    const bool exact = precision_ == Precision::kExact;
+    const bool exact = precision_ == Precision::kExact, int8 = dense_ == WeightFormat::kInt8;
     const std::string terms = exact ? "activations in 3 bf16 terms" : "activations in 2 bf16 terms";
     const std::string count = exact ? "3" : "2";
     const std::string prefill = exact                     ? "bf16 mma, 3 terms, "
                                 : has_warpgroups(device_) ? "bf16 wgmma, 1 term, "
                                                           : "bf16 mma, 1 term, ";
-    const std::string dense =
-        "decode: bf16 mma, " + count + " terms, streamed; prefill: " + prefill + "tiled";
+    const std::string streamed = int8 && exact ? "int8 to bf16 mma, " + terms
+                                 : int8        ? "int8 to f16 mma, activations in 2 f16 terms"
+                                               : "bf16 mma, " + terms;
+    const std::string dense = "decode: " + streamed +
+                              ", streamed; prefill: " + (int8 ? "int8 to " : "") + prefill +
+                              "tiled";
     const std::string experts = "decode: mxfp4 to f16 mma, " + count +
                                 " terms, streamed; prefill: mxfp4 to " + prefill + "grouped";
     return {
@@ -309,7 +313,7 @@ std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
         {"router", "bf16 mma, " + terms + "; choice fused"},
         {"moe_up", experts + "; SwiGLU fused"},
         {"moe_down", experts},
-        {"logits", "bf16 mma, " + terms + ", streamed"},
+        {"logits", streamed + ", streamed"},
         {"sample", "fixed point, on the device"},
     };
 }

@@ -58,11 +58,15 @@ class CudaBackend final : public Backend {
 
   private:
     void release();
+    // Of `lost`, SquaredErrors (repack.cuh) in the order of the tensors' names.
+    std::vector<std::pair<std::string, double>> dense_errors(const std::vector<std::string>& names,
+                                                             const StageMemory& lost);
     Scratch carve(const ModelConfig& config, Carver& carver) const;
     cudaGraphExec_t record(const std::function<void()>& stages);
 
     const Precision precision_;
     const int loading_threads_;
+    WeightFormat dense_ = WeightFormat::kBf16;
     std::string name_;
     Device device_;
     StageMemory memory_;

@@ -122,6 +122,43 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const s
     }
 }
 
+// Whether the decode form's rows are f16 terms. Those of two terms: an int8 weight is an f16, and
+// their range is that of a norm's results and of a float16 cache. In exact precision a cache is
+// float32. Their sums are to be multiplied by kF16Unit.
+template <class Tiles, int terms>
+constexpr bool kF16Rows = std::is_same_v<Tiles, Int8Tiles> && terms <= kFastTerms;
+
+// The same of int8 weights and rows of f16 terms if kF16Rows, else of bf16 terms.
+template <int terms, int groups>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const std::byte* slot,
+                                               int tile, const Operands<groups>& rows, int lane,
+                                               Chunk<Int8Tiles> chunk) {
+    constexpr bool f16 = kF16Rows<Int8Tiles, terms>;
+#pragma unroll
+    for (int step = 0; step < chunk.kSteps; ++step) {
+        const uint4 words = *reinterpret_cast<const uint4*>(slot + step * 512 + lane * 16);
+        const RowScales scale = Int8Tiles::row_scales(
+            *reinterpret_cast<const uint32_t*>(slot + 1024 + step * 32 + lane / 4 * 4));
+        uint32_t a[2][4];
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+            Int8Tiles::values<f16 ? Int8Tiles::f16_pair : Int8Tiles::bf16_pair>(words, i, a[i]);
+#pragma unroll
+        for (int g = 0; g < groups; ++g) {
+            const uint4 b = rows.load(tile + step, g);
+            float part[4] = {};
+            if constexpr (f16) {
+                mma_f16(part, a[0], b.x, b.y);
+                mma_f16(part, a[1], b.z, b.w);
+            } else {
+                mma_bf16(part, a[0], b.x, b.y);
+                mma_bf16(part, a[1], b.z, b.w);
+            }
+            add_part(sums[g], part, scale);
+        }
+    }
+}
+
 // A warp's way through chunks [0, chunks) of the block's items, each a panel or a part of one: its
 // own are those numbered warp, warp + 8 and so on of each. Way is where the items' panels lie: bool
 // next(Panel&) goes on to the next one, false past the last.
@@ -207,9 +244,9 @@ __device__ __forceinline__ int sum_index(int r, int column) {
 
 // Adds the terms' and the warps' sums in order. Threads below kTileSums get sum number threadIdx.x
 // (sum_place), of the rows there are. One barrier; `buffer` must not be that of the call before.
-template <int terms, int groups>
+template <int terms, int groups, bool f16>
 __device__ __forceinline__ float join_warps(const float (&sums)[groups][4], float* buffer,
-                                            const SharedRows<terms>& rows) {
+                                            const SharedRows<terms, f16>& rows) {
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
     for (int g = 0; g < groups; ++g) {

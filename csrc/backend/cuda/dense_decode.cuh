@@ -1,4 +1,4 @@
-// The decode form over one bf16 matrix: norm or plain rows in, any epilogue out.
+// The decode form over one matrix of bf16 or int8: norm or plain rows in, any epilogue out.
 //
 // A block takes panels in turn, or shares of their columns where there are few (splits). The first
 // weights are on their way before the block waits for the kernel that makes its input.
@@ -48,8 +48,8 @@ struct PlainRows {
     const float* x;  // [rows, columns]
 
     __device__ Early early(int, int, int) const { return {}; }
-    template <int terms>
-    __device__ void fill(const SharedRows<terms>& out, Early, int begin, int end, int columns,
+    template <int terms, bool f16>
+    __device__ void fill(const SharedRows<terms, f16>& out, Early, int begin, int end, int columns,
                          float*) const {
         constexpr int kOnce = kFours + 1;  // 4096 columns
         const RowParts parts(out.rows);
@@ -93,8 +93,8 @@ struct NormedRows {
         return out;
     }
 
-    template <int terms>
-    __device__ void fill(const SharedRows<terms>& out, const Early& first, int begin, int end,
+    template <int terms, bool f16>
+    __device__ void fill(const SharedRows<terms, f16>& out, const Early& first, int begin, int end,
                          int columns, float* shared) const {
         const RowParts parts(out.rows);
         const bool mine = parts.row < out.rows;
@@ -133,10 +133,10 @@ struct NormedRows {
         return out;
     }
 
-    template <int terms>
-    __device__ void put_part(const SharedRows<terms>& out, const float* row, const Early& first,
-                             bool early, int r, float scale, int from, int begin, int end,
-                             int columns) const {
+    template <int terms, bool f16>
+    __device__ void put_part(const SharedRows<terms, f16>& out, const float* row,
+                             const Early& first, bool early, int r, float scale, int from,
+                             int begin, int end, int columns) const {
 #pragma unroll 1
         for (int k = from; k < end; k += kFours * kFourStride, early = false) {
             float4 v[kFours], g[kFours];
@@ -169,15 +169,20 @@ constexpr int kDenseRing = 80 * 1024;
 constexpr int kShortDenseRing = 24 * 1024;
 
 // A block's way through a matrix: every so many panels.
+template <class Tiles>
 struct DenseWay {
-    const std::byte* data;  // of the next panel
-    int left;               // panels
-    size_t stride;          // bytes
+    static constexpr size_t kScaleShare =  // bytes of data for one of scales
+        Tiles::kStepScaleBytes ? Tiles::kStepBytes / Tiles::kStepScaleBytes : 0;
+
+    const std::byte *data, *scales;  // of the next panel
+    int left;                        // panels
+    size_t stride;                   // bytes
 
     __device__ __forceinline__ DenseWay(const Matrix& m, int begin) {
-        const size_t panel_bytes = step_count<Bf16Tiles>(m.columns) * Bf16Tiles::kStepBytes;
+        const size_t panel_bytes = step_count<Tiles>(m.columns) * Tiles::kStepBytes;
         const int panels = panel_count(m.rows), first = blockIdx.x, blocks = gridDim.x;
-        data = m.data + first * panel_bytes + begin * Bf16Tiles::kStepBytes;
+        data = m.data + first * panel_bytes + begin * Tiles::kStepBytes;
+        if constexpr (kScaleShare > 0) scales = m.scales + (data - m.data) / kScaleShare;
         left = (panels - first + blocks - 1) / blocks;
         stride = blocks * panel_bytes;
     }
@@ -185,13 +190,23 @@ struct DenseWay {
         if (left-- <= 0) return false;
         panel.data = data;
         data += stride;
+        if constexpr (kScaleShare > 0) {
+            panel.scales = scales;
+            scales += stride / kScaleShare;
+        }
         return true;
     }
-    // Asks the second-level cache for panels beyond what the ring has room for.
-    __device__ __forceinline__ void prefetch(int bytes) const {
+    // Asks the second-level cache for panels, `bytes` of each, beyond the first `ring` bytes.
+    __device__ __forceinline__ void prefetch(int bytes, int ring) const {
         constexpr int kAhead = 96 * 1024;
-        int under_way = kDenseRing, wanted = kAhead;
-        const std::byte* at = data;
+        prefetch_part(data, bytes, stride, ring, kAhead);
+        if constexpr (kScaleShare > 0) {
+            constexpr int kShare = kScaleShare;
+            prefetch_part(scales, bytes / kShare, stride / kShare, ring / kShare, kAhead / kShare);
+        }
+    }
+    __device__ __forceinline__ void prefetch_part(const std::byte* at, int bytes, size_t stride,
+                                                  int under_way, int wanted) const {
         for (int i = 0; i < left && wanted > 0; ++i, at += stride) {
             const int skipped = min(bytes, under_way), size = min(bytes - skipped, wanted);
             if (size > 0) prefetch_l2(at + skipped, size);
@@ -206,23 +221,26 @@ struct DenseWay {
 // earlier kernel writes. Then void operator()(const Ready&, int expert, int panel, int r, int
 // column, float low, float high) with the sums (expert 0), or with kSplits void finish() by all
 // threads of every block once the shares are in memory.
-template <int terms, int groups, int ring_bytes, class Input, class Epilogue>
+template <class Tiles, int terms, int groups, int ring_bytes, class Input, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Input input,
                                                                   Epilogue epilogue, Splits splits,
                                                                   int rows) {
-    using Tiles = Bf16Tiles;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
     const int begin = Epilogue::kSplits ? steps * blockIdx.y / splits.count : 0;
     const int end = Epilogue::kSplits ? steps * (blockIdx.y + 1) / splits.count : steps;
     std::byte* const shared = shared_memory();
     const DecodeSums<groups> buffers(shared + ring_bytes);
-    const SharedRows<terms> activations = {shared + ring_bytes + kDecodeSumBytes<groups>, rows};
+    const SharedRows<terms, kF16Rows<Tiles, terms>> activations = {
+        shared + ring_bytes + kDecodeSumBytes<groups>, rows};
     const Operands<groups> operands(activations, buffers.zeros, threadIdx.x % kWarp);
 
-    const DenseWay way(m, begin);
-    WeightStream<Tiles, ring_bytes, DenseWay> stream(shared, end - begin, steps, way);
+    using Piece = Chunk<Tiles>;
+    static_assert(Piece::kSteps == 1 || !Epilogue::kSplits, "a share would end within a chunk");
+    const int chunks = (end - begin + Piece::kSteps - 1) / Piece::kSteps;
+    const DenseWay<Tiles> way(m, begin);
+    WeightStream<Tiles, ring_bytes, DenseWay<Tiles>> stream(shared, chunks, steps, way);
     if (ring_bytes == kDenseRing && threadIdx.x == 0)
-        way.prefetch((end - begin) * Tiles::kStepBytes);
+        way.prefetch((end - begin) * Tiles::kStepBytes, stream.kSlots * kDecodeWarps * 1024);
     const auto early = input.early(begin * Tiles::kColumns, end * Tiles::kColumns, rows);
     const SumPlace at = sum_place(threadIdx.x);
     const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows;
@@ -239,12 +257,14 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
             let_next_kernel_start();
             input.fill(activations, early, begin * Tiles::kColumns, end * Tiles::kColumns,
                        m.columns, buffers.sums);
+            if (Piece::kSteps > 1 && steps % Piece::kSteps != 0) activations.clear_tile(steps);
             __syncthreads();
         }
         if (mine && !Epilogue::kReadyEarly) ready = epilogue.prepare(0, panel, at.r, at.column);
         float sums[groups][4] = {};
         stream.template multiply<terms>(sums, operands);
-        const float sum = join_warps<terms>(sums, buffers.set(turn), activations);
+        float sum = join_warps<terms>(sums, buffers.set(turn), activations);
+        if constexpr (kF16Rows<Tiles, terms>) sum *= Tiles::kF16Unit;
         if (Epilogue::kSplits) {
             float* const shares = splits.sums + size_t(panel) * splits.count * kTileSums;
             if (threadIdx.x < kTileSums) shares[blockIdx.y * kTileSums + threadIdx.x] = sum;
@@ -256,33 +276,42 @@ __global__ __launch_bounds__(kDecodeThreads, 2) void dense_decode(Matrix m, Inpu
     if constexpr (Epilogue::kSplits) epilogue.finish();
 }
 
-template <int terms>
+template <class Tiles, int terms>
 size_t dense_decode_shared_bytes(int ring_bytes, int rows, int columns) {
+    constexpr int kColumns = Chunk<Tiles>::kColumns;
+    const int padded = (columns + kColumns - 1) / kColumns * kColumns;
     const size_t sums = group_count<terms>(rows) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
-    return ring_bytes + sums + SharedRows<terms>::bytes(rows, columns);
+    return ring_bytes + sums + SharedRows<terms>::bytes(rows, padded);
+}
+
+// Calls use with the tiles of dense weights and the number of terms.
+template <class Use>
+void with_dense_terms(WeightFormat format, Precision precision, Use use) {
+    with_dense_tiles(
+        format, [&](auto tiles) { with_terms(precision, [&](auto terms) { use(tiles, terms); }); });
 }
 
 // Rows that one launch can hold, of kDecodeRows at most.
-template <int terms>
+template <class Tiles, int terms>
 int dense_decode_rows(const Device& device, int columns) {
     int rows = kDecodeRows;
-    while (rows > 1 &&
-           dense_decode_shared_bytes<terms>(kShortDenseRing, rows, columns) > device.shared_limit)
+    while (rows > 1 && dense_decode_shared_bytes<Tiles, terms>(kShortDenseRing, rows, columns) >
+                           device.shared_limit)
         --rows;
     return rows;
 }
 
 // Launches over `rows` rows.
-template <int terms, class Input, class Epilogue>
+template <class Tiles, int terms, class Input, class Epilogue>
 void launch_dense_decode(const Device& device, const Matrix& m, const Input& input,
                          const Epilogue& epilogue, const Splits& splits, int rows) {
     const int columns = (m.columns / kTileColumns + splits.count - 1) / splits.count * kTileColumns;
     const bool one = group_count<terms>(rows) == 1;
     const auto launch_ring = [&](auto ring) {
         constexpr int kRing = ring();
-        const auto kernel = one ? dense_decode<terms, 1, kRing, Input, Epilogue>
-                                : dense_decode<terms, terms, kRing, Input, Epilogue>;
-        const size_t shared = dense_decode_shared_bytes<terms>(kRing, rows, columns);
+        const auto kernel = one ? dense_decode<Tiles, terms, 1, kRing, Input, Epilogue>
+                                : dense_decode<Tiles, terms, terms, kRing, Input, Epilogue>;
+        const size_t shared = dense_decode_shared_bytes<Tiles, terms>(kRing, rows, columns);
         int resident = 1;
         if (kRing != kDenseRing)
             resident = resident_blocks(device, reinterpret_cast<const void*>(kernel),
@@ -291,7 +320,7 @@ void launch_dense_decode(const Device& device, const Matrix& m, const Input& inp
         launch(device, kernel, dim3(blocks, splits.count), dim3(kDecodeThreads), shared, m, input,
                epilogue, splits, rows);
     };
-    if (dense_decode_shared_bytes<terms>(kDenseRing, rows, columns) <= device.shared_limit)
+    if (dense_decode_shared_bytes<Tiles, terms>(kDenseRing, rows, columns) <= device.shared_limit)
         launch_ring(std::integral_constant<int, kDenseRing>());
     else
         launch_ring(std::integral_constant<int, kShortDenseRing>());

@@ -21,20 +21,21 @@ struct LogitsEpilogue {
     }
 };
 
-template <int terms>
+template <class Tiles, int terms>
 void run(const Device& device, const LogitsArgs& a) {
-    const int most = dense_decode_rows<terms>(device, a.hidden);
+    const int most = dense_decode_rows<Tiles, terms>(device, a.hidden);
     for (int first = 0; first < a.outputs; first += most)
-        launch_dense_decode<terms>(device, a.weight,
-                                   NormedRows<false>{a.x, a.row + first, a.norm, a.eps},
-                                   LogitsEpilogue{a.logits + size_t(first) * a.vocab, a.vocab},
-                                   Splits{}, min(most, a.outputs - first));
+        launch_dense_decode<Tiles, terms>(
+            device, a.weight, NormedRows<false>{a.x, a.row + first, a.norm, a.eps},
+            LogitsEpilogue{a.logits + size_t(first) * a.vocab, a.vocab}, Splits{},
+            min(most, a.outputs - first));
 }
 
 }  // namespace
 
 void logits(const Device& device, Precision precision, const LogitsArgs& args) {
-    with_terms(precision, [&](auto terms) { run<terms()>(device, args); });
+    with_dense_terms(args.weight.format, precision,
+                     [&](auto tiles, auto terms) { run<decltype(tiles), terms()>(device, args); });
 }
 
 }  // namespace gptoss::cuda

@@ -21,22 +21,22 @@ constexpr int kDensePieceRows = 1024;  // a multiple of head_dim and of a panel'
 constexpr uint64_t kEmbeddingPiece = uint64_t{8} << 20;
 constexpr int kReadAhead = 16;  // pieces
 constexpr int kBuffers = 2;
-// The decode form's activations of experts are float16 terms.
+// The decode form's activations of experts are float16 terms, and of int8 weights in fast.
 constexpr float kMostF16 = 65504;
 constexpr double kMostLimit = 255;  // SwiGLU's: no result is beyond limit * (limit + 1)
 
-MatrixBytes matrix_bytes(WeightFormat format, int rows, int columns) {
-    const size_t panels = panel_count(rows);
-    if (format == WeightFormat::kMxfp4) {
-        const size_t steps = panels * step_count<Mxfp4Tiles>(columns);
-        return {steps * Mxfp4Tiles::kStepBytes, steps * Mxfp4Tiles::kStepScaleBytes};
-    }
-    return {panels * step_count<Bf16Tiles>(columns) * Bf16Tiles::kStepBytes, 0};
+template <class Tiles>
+MatrixBytes tile_bytes(int rows, int columns) {
+    const size_t steps = size_t(panel_count(rows)) * step_count<Tiles>(columns);
+    return {steps * Tiles::kStepBytes, steps * Tiles::kStepScaleBytes};
 }
 
-void require_bf16(WeightFormat dense) {
-    if (dense != WeightFormat::kBf16)
-        throw InvalidArgument("dense is \"int8\", device \"cuda\" wants \"bf16\"");
+MatrixBytes matrix_bytes(WeightFormat format, int rows, int columns) {
+    switch (format) {
+        case WeightFormat::kBf16: return tile_bytes<Bf16Tiles>(rows, columns);
+        case WeightFormat::kInt8: return tile_bytes<Int8Tiles>(rows, columns);
+        default: return tile_bytes<Mxfp4Tiles>(rows, columns);
+    }
 }
 
 // Pinned memory, the piece's copy on the device, and the event after which both may be reused.
@@ -121,6 +121,9 @@ class Loader {
         : config_(config), source_(source) {}
 
     std::vector<Job> jobs;
+    // What requantising loses, by number of `requantised`, in device memory; set before a job runs.
+    SquaredError* lost = nullptr;
+    std::vector<std::string> requantised;  // names of tensors
 
     size_t buffer_bytes() const {
         size_t most = 0;
@@ -159,6 +162,8 @@ class Loader {
         for (const TensorSpec& tensor : stack) {
             const int rows = static_cast<int>(tensor.shape[0]);
             const uint64_t row_bytes = uint64_t(m.columns) * sizeof(bf16);
+            const size_t number = requantised.size();
+            if (m.format == WeightFormat::kInt8) requantised.push_back(tensor.name);
             for (int first = 0; first < rows; first += kDensePieceRows) {
                 const int count = std::min(kDensePieceRows, rows - first);
                 const Piece piece = {bytes_of(m.data), order, config_.head_dim,
@@ -167,9 +172,13 @@ class Loader {
                 const uint64_t size = count * row_bytes;
                 jobs.push_back({{&tensor, first * row_bytes, size},
                                 size,
-                                [piece, size](const Lane& lane, const Buffer& b) {
+                                [=, this, &m](const Lane& lane, const Buffer& b) {
                                     copy_to_device(lane, b.staged, b.pinned, size);
-                                    repack_bf16(lane.stream, b.staged, piece);
+                                    if (m.format == WeightFormat::kInt8)
+                                        repack_int8(lane.stream, b.staged, piece,
+                                                    bytes_of(m.scales), lost + number);
+                                    else
+                                        repack_bf16(lane.stream, b.staged, piece);
                                 }});
             }
             above += rows;
@@ -222,14 +231,18 @@ class Loader {
     const TensorSource& source_;
 };
 
+// `f16`: rows that dense weights multiply are float16 terms.
 void list_jobs(const ModelConfig& config, const ModelTensors& tensors, const PlacedModel& model,
-               Loader& loader) {
+               bool f16, Loader& loader) {
+    // No normalised value is beyond the square root of how many there are.
+    const float most = kMostF16 / std::sqrt(static_cast<float>(config.hidden_size));
+    const float dense_most = f16 ? most : INFINITY;
     loader.embedding(tensors.embedding, model.embedding);
-    loader.vector(tensors.final_norm, model.final_norm);
+    loader.vector(tensors.final_norm, model.final_norm, dense_most);
     for (int n = 0; n < config.layers; ++n) {
         const LayerTensors& from = tensors.layers[n];
         const PlacedLayer& to = model.layers[n];
-        loader.vector(from.attention_norm, to.attention_norm);
+        loader.vector(from.attention_norm, to.attention_norm, dense_most);
         loader.dense(from.qkv, to.qkv, RowOrder::kHalves);
         const float* bias = to.qkv_bias;
         for (const TensorSpec& part : from.qkv_bias) {
@@ -239,8 +252,6 @@ void list_jobs(const ModelConfig& config, const ModelTensors& tensors, const Pla
         loader.vector(from.sinks, to.sinks);
         loader.dense({&from.attn_out, 1}, to.attn_out, RowOrder::kPlain);
         loader.vector(from.attn_out_bias, to.attn_out_bias);
-        // No normalised value is beyond the square root of how many there are.
-        const float most = kMostF16 / std::sqrt(static_cast<float>(config.hidden_size));
         loader.vector(from.moe_norm, to.moe_norm, most);
         loader.dense({&from.router, 1}, to.router, RowOrder::kPlain);
         loader.vector(from.router_bias, to.router_bias);
@@ -254,8 +265,19 @@ void list_jobs(const ModelConfig& config, const ModelTensors& tensors, const Pla
 
 }  // namespace
 
+std::vector<std::pair<std::string, double>> CudaBackend::dense_errors(
+    const std::vector<std::string>& names, const StageMemory& lost) {
+    std::vector<SquaredError> squared(names.size());
+    read(squared.data(), lost.data(), lost.size());
+    std::vector<std::pair<std::string, double>> out;
+    for (size_t i = 0; i < names.size(); ++i) {
+        const auto [error, weight] = squared[i];
+        out.emplace_back(names[i], weight == 0 ? 0.0 : std::sqrt(error / weight));
+    }
+    return out;
+}
+
 PlacedModel CudaBackend::outline(const ModelConfig& config, WeightFormat dense) const {
-    require_bf16(dense);
     return outline_model(config, dense, matrix_bytes);
 }
 
@@ -263,7 +285,6 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
                                                 const ModelTensors& tensors,
                                                 const TensorSource& source, WeightFormat dense,
                                                 const Progress& progress) {
-    require_bf16(dense);
     if (config.swiglu_limit > kMostLimit)
         throw CheckpointError(message("swiglu_limit is ", config.swiglu_limit, ", wanted at most ",
                                       kMostLimit, " for activations in float16"));
@@ -274,7 +295,14 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
     carve_model(config, dense, matrix_bytes, carver, *model);
 
     Loader loader(config, source);
-    list_jobs(config, tensors, *model, loader);
+    const bool f16 = dense == WeightFormat::kInt8 && precision_ == Precision::kFast;
+    list_jobs(config, tensors, *model, f16, loader);
+    const std::vector<SquaredError> nothing(loader.requantised.size());
+    const StageMemory lost =
+        allocate(nothing.size() * sizeof(SquaredError), "what requantising loses");
+    write(lost.data(), nothing.data(), lost.size());
+    synchronize();
+    loader.lost = reinterpret_cast<SquaredError*>(lost.data());
     ThreadPool pool(loading_threads_);
     std::vector<std::unique_ptr<Lane>> lanes;
     for (int i = 0; i < pool.threads(); ++i)
@@ -298,6 +326,8 @@ std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
     });
     for (const auto& lane : lanes) lane->finish();
     if (progress) progress(total, total);
+    model->dense_errors = dense_errors(loader.requantised, lost);
+    dense_ = dense;
     return model;
 }
 

@@ -12,15 +12,22 @@ namespace gptoss::cuda {
 template <class Form, class Epilogue>
 void launch_dense_prefill(const Device& device, const Matrix& m, const std::byte* own, int rows,
                           const Epilogue& epilogue) {
-    if constexpr (Form::warpgroup) {
-        const int size = group_tile_rows(device, m, rows);
-        launch_group_prefill<Bf16Tiles>(device, m, own, AllRows{rows}, (rows + size - 1) / size,
+    with_dense_tiles(m.format, [&](auto tiles) {
+        using Tiles = decltype(tiles);
+        if constexpr (Form::warpgroup) {
+            const int size = group_tile_rows(device, m, rows);
+            launch_group_prefill<Tiles>(device, m, own, AllRows{rows}, (rows + size - 1) / size,
                                         size, epilogue);
-    } else {
-        constexpr int kRowTiles = Form::terms > kFastTerms ? 8 : 16;  // registers
-        launch_prefill<Bf16Tiles, Form::terms, kRowTiles>(
-            device, m, own, AllRows{rows}, (rows + 8 * kRowTiles - 1) / (8 * kRowTiles), epilogue);
-    }
+        } else {
+            constexpr bool kExact = Form::terms > kFastTerms;
+            constexpr int kRowTiles = kExact ? 8 : 16;  // registers
+            using Own = std::conditional_t<kExact && std::is_same_v<Tiles, Int8Tiles>,
+                                           ExactInt8Tiles, Tiles>;
+            launch_prefill<Own, Form::terms, kRowTiles>(
+                device, m, own, AllRows{rows}, (rows + 8 * kRowTiles - 1) / (8 * kRowTiles),
+                epilogue);
+        }
+    });
 }
 
 // Each expert's weights over its pairs, sorted before. `slots` as in SortedPairs.

@@ -1,10 +1,10 @@
-// The prefill form of a product: many activation rows, one kernel for bf16 and MXFP4 weights.
+// The prefill form of a product: many activation rows, one kernel for bf16, int8 and MXFP4 weights.
 //
 // A block computes 128 weight rows x 8 * kRowTiles activation rows. Each of its four warps takes
-// two panels, whose weights go from memory straight into the operand's place (MXFP4 is decoded
-// there); the activations, which all warps share, come through shared memory by asynchronous
-// copies, several steps ahead. An activation row's sums run over the columns in one order, whatever
-// stands beside it. Bound by the matrix units.
+// two panels, whose weights go from memory straight into the operand's place (MXFP4 and int8 are
+// decoded there); the activations, which all warps share, come through shared memory by
+// asynchronous copies, several steps ahead. An activation row's sums run over the columns in one
+// order, whatever stands beside it. Bound by the matrix units.
 #pragma once
 
 #include "backend/cuda/activations.cuh"
@@ -105,7 +105,8 @@ __device__ __forceinline__ void multiply_step(float (&sums)[kWarpPanels][kRowTil
                                                           n * 8 * kTileColumns * 2);
 #pragma unroll
             for (int p = 0; p < kWarpPanels; ++p)
-                multiply_terms<terms>(sums[p][n], a[p], [&](int term) { return b[term]; });
+                multiply_terms<terms>(
+                    sums[p][n], a[p], [&](int term) { return b[term]; }, Tiles::scale(weights[p]));
         }
     }
 }

@@ -1,11 +1,11 @@
 // The prefill form of a product by warpgroups (sm_90a), activations of one bf16 term.
 //
 // A block computes 192 weight rows x up to 128 activation rows; each of its twelve warps has a
-// panel of weights, which is the unit's left operand as it stands (MXFP4 is decoded in registers,
-// while earlier products run). Weights and activations come through shared memory by asynchronous
-// copies, several steps of 64 columns ahead. How many activation rows a product has follows from
-// the tile's count, by 32: experts have few. A sum runs over the columns in one order, whatever
-// stands beside it. Bound by the matrix units, with few rows by the second-level cache.
+// panel of weights, which is the unit's left operand as it stands (MXFP4 and int8 are decoded in
+// registers, while earlier products run). Weights and activations come through shared memory by
+// asynchronous copies, several steps of 64 columns ahead. How many activation rows a product has
+// follows from the tile's count, by 32: experts have few. A sum runs over the columns in one order,
+// whatever stands beside it. Bound by the matrix units, with few rows by the second-level cache.
 #pragma once
 
 #include "backend/cuda/prefill_product.cuh"
@@ -90,6 +90,28 @@ struct StepWeights<Mxfp4Tiles> {
         hold(i < 2 ? w.words.y : w.words.w);
         hold(w.scales);
         Mxfp4Tiles::fragment(w, i, a);
+    }
+};
+
+template <>
+struct StepWeights<Int8Tiles> {
+    Int8Tiles::Loaded w[GroupStage<Int8Tiles>::kLoads];
+
+    __device__ StepWeights(const std::byte* at, int lane) {
+#pragma unroll
+        for (Int8Tiles::Loaded& tile : w) {
+            tile.words = *reinterpret_cast<const uint4*>(at + lane * 16);
+            tile.scales =
+                *reinterpret_cast<const uint32_t*>(at + Int8Tiles::kStepBytes + lane / 4 * 4);
+            at += GroupStage<Int8Tiles>::kLoadBytes;
+        }
+    }
+    __device__ void fragment(int i, uint32_t (&a)[4]) {
+        Int8Tiles::Loaded& tile = w[i / 2];
+        hold(i % 2 ? tile.words.z : tile.words.x);
+        hold(i % 2 ? tile.words.w : tile.words.y);
+        hold(tile.scales);
+        Int8Tiles::fragment(tile, i % 2, a);
     }
 };
 

@@ -133,6 +133,19 @@ __device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     return out;
 }
 
+// a - b of pairs.
+__device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b) {
+    uint32_t out;  // sm_80 has no sub.bf16x2
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(b), "r"(0xbf80bf80u), "r"(a));
+    return out;
+}
+
+__device__ __forceinline__ uint32_t subtract_f16(uint32_t a, uint32_t b) {
+    uint32_t out;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}
+
 // Before the first read of what an earlier kernel of the stream wrote; a kernel that may start
 // early (programmatic dependent launch) does what needs none of it first.
 __device__ __forceinline__ void wait_for_earlier_kernels() {

@@ -84,16 +84,16 @@ struct QkvEpilogue {
     }
 };
 
-template <int terms>
+template <class Tiles, int terms>
 void decode(const Device& device, const QkvArgs& a, const QkvEpilogue& epilogue) {
-    const int most = dense_decode_rows<terms>(device, a.hidden);
+    const int most = dense_decode_rows<Tiles, terms>(device, a.hidden);
     for (int first = 0; first < a.tokens; first += most) {
         QkvEpilogue part = epilogue;
         part.rows += first;
         part.q += size_t(first) * a.heads * a.head_dim;
         const NormedRows<false> rows = {a.x + size_t(first) * a.hidden, nullptr, a.norm, a.eps};
-        launch_dense_decode<terms>(device, a.weight, rows, part, Splits{},
-                                   min(most, a.tokens - first));
+        launch_dense_decode<Tiles, terms>(device, a.weight, rows, part, Splits{},
+                                          min(most, a.tokens - first));
     }
 }
 
@@ -103,7 +103,9 @@ void qkv(const Device& device, Precision precision, const QkvArgs& args, const S
     const QkvEpilogue epilogue = {args.rows, args.bias,  args.inv_freq, args.concentration, args.kv,
                                   args.q,    args.heads, args.kv_heads, args.head_dim};
     if (args.form == Form::kDecode) {
-        with_terms(precision, [&](auto terms) { decode<terms()>(device, args, epilogue); });
+        with_dense_terms(args.weight.format, precision, [&](auto tiles, auto terms) {
+            decode<decltype(tiles), terms()>(device, args, epilogue);
+        });
         return;
     }
     norm_rows(device, {args.x, args.norm, args.eps, args.tokens, args.hidden, precision},

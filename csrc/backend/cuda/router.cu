@@ -234,7 +234,7 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
     // At least two: only shares are kept.
     splits.count = max(2, min(a.hidden / kSplitColumns, kMostSplits));
     splits.sums = scratch.split_sums;
-    const int most = dense_decode_rows<terms>(device, a.hidden);
+    const int most = dense_decode_rows<Bf16Tiles, terms>(device, a.hidden);
     for (int first = 0; first < a.tokens; first += most) {
         const int rows = min(most, a.tokens - first);
         const int pairs = first * a.top_k;
@@ -243,8 +243,8 @@ void decode(const Device& device, const RouterArgs& a, const Scratch& scratch) {
         const Choice choice = {nullptr,      scratch.split_sums, a.bias,
                                splits.count, a.expert + pairs,   a.weight + pairs,
                                rows,         a.experts,          a.top_k};
-        launch_dense_decode<terms>(device, a.gate, input,
-                                   ChoosingEpilogue{scratch.counters, choice}, splits, rows);
+        launch_dense_decode<Bf16Tiles, terms>(
+            device, a.gate, input, ChoosingEpilogue{scratch.counters, choice}, splits, rows);
     }
 }
 

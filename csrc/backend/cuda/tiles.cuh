@@ -1,4 +1,4 @@
-// Weights as the matrix units take them, and the one decoder of MXFP4.
+// Weights as the matrix units take them, and the one decoder of MXFP4 and of int8.
 //
 // A tile is 16 rows x 32 columns of weights, the left operand of two mma.m16n8k16. The columns that
 // a lane holds are 8 t to 8 t + 7 (lane = 4 g + t), of rows g and g + 8: the order within a sum is
@@ -44,6 +44,11 @@ struct Panel {
     const std::byte* scales;
 };
 
+// What a tile's sums are multiplied by before they are added up: nothing, or the scales of rows g
+// and g + 8.
+struct NoScale {};
+using RowScales = float2;
+
 // bf16: 1024 bytes a tile, two times 16 bytes a lane: the fragments of its two products.
 struct Bf16Tiles {
     static constexpr int kColumns = kTileColumns;  // of a step: what a lane loads at once
@@ -67,6 +72,7 @@ struct Bf16Tiles {
         a[2] = w.part[i].z;
         a[3] = w.part[i].w;
     }
+    static __device__ __forceinline__ NoScale scale(const Loaded&) { return {}; }
 };
 
 // MXFP4: two tiles a step, 16 bytes a lane: a word of eight values for each tile and row. The
@@ -135,7 +141,88 @@ struct Mxfp4Tiles {
         a[2] = pair(low, p + 1, low_scale);
         a[3] = pair(high, p + 1, high_scale);
     }
+    static __device__ __forceinline__ NoScale scale(const Loaded&) { return {}; }
 };
+
+// int8: a tile a step, 16 bytes a lane: four values of row g, four of row g + 8, the next four of
+// each. A byte is a value + 128, so that it can stand in a fraction. A scale is a bf16.
+struct Int8Tiles {
+    static constexpr int kColumns = kTileColumns;
+    static constexpr int kFragments = 2;
+    static constexpr size_t kStepBytes = 512;
+    static constexpr size_t kStepScaleBytes = 32;  // {row g, row g + 8}, by g
+    static constexpr float kUnit = 1;
+    static constexpr int kZero = 128;           // the byte of 0
+    static constexpr float kF16Unit = 0x1p24f;  // what a sum of f16_pair()s is to be multiplied by
+
+    struct Loaded {
+        uint4 words;
+        uint32_t scales;
+    };
+
+    static __device__ __forceinline__ Loaded load(const Panel& panel, int step, int lane) {
+        const std::byte* scales = panel.scales + step * kStepScaleBytes + lane / 4 * 4;
+        return {load_once_16(panel.data + step * kStepBytes + lane * 16), load_once_4(scales)};
+    }
+
+    // Values 2 p and 2 p + 1 of a word, as f16, 2^24 times too small: a byte as it stands is a
+    // subnormal number. The permutation then needs no register for what stands above it.
+    static __device__ __forceinline__ uint32_t f16_pair(uint32_t word, int p) {
+        return subtract_f16(__byte_perm(word, 0, p == 0 ? 0x4140 : 0x4342), 0x00800080u);
+    }
+    // As bf16, whose fraction has seven bits: 128 + the byte's low seven, less 256, or 128 where
+    // its high bit is set.
+    static __device__ __forceinline__ uint32_t bf16_pair(uint32_t word, int p) {
+        const uint32_t bytes = __byte_perm(word, 0, p == 0 ? 0x4140 : 0x4342);
+        return subtract_bf16((bytes & 0x007f007fu) | 0x43004300u,
+                             (bytes & 0x00800080u) ^ 0x43804380u);
+    }
+
+    // Of product i.
+    template <uint32_t (*pair)(uint32_t, int)>
+    static __device__ __forceinline__ void values(const uint4& words, int i, uint32_t (&a)[4]) {
+        const uint32_t low = i ? words.z : words.x, high = i ? words.w : words.y;
+        a[0] = pair(low, 0);
+        a[1] = pair(high, 0);
+        a[2] = pair(low, 1);
+        a[3] = pair(high, 1);
+    }
+
+    // Times their scales, rounded to bf16.
+    static __device__ __forceinline__ void fragment(const Loaded& w, int i, uint32_t (&a)[4]) {
+        values<bf16_pair>(w.words, i, a);
+        const uint32_t low = __byte_perm(w.scales, 0, 0x1010);
+        const uint32_t high = __byte_perm(w.scales, 0, 0x3232);
+        a[0] = multiply_bf16(a[0], low);
+        a[1] = multiply_bf16(a[1], high);
+        a[2] = multiply_bf16(a[2], low);
+        a[3] = multiply_bf16(a[3], high);
+    }
+    static __device__ __forceinline__ NoScale scale(const Loaded&) { return {}; }
+
+    static __device__ __forceinline__ RowScales row_scales(uint32_t scales) {
+        return make_float2(__uint_as_float(scales << 16), __uint_as_float(scales & 0xffff0000u));
+    }
+};
+
+// The same weights without a rounding: the values alone, their scales for the sums.
+struct ExactInt8Tiles : Int8Tiles {
+    static __device__ __forceinline__ void fragment(const Loaded& w, int i, uint32_t (&a)[4]) {
+        values<bf16_pair>(w.words, i, a);
+    }
+    static __device__ __forceinline__ RowScales scale(const Loaded& w) {
+        return row_scales(w.scales);
+    }
+};
+
+// Calls use with the tiles of dense weights in that format.
+template <class Use>
+void with_dense_tiles(WeightFormat format, Use use) {
+    if (format == WeightFormat::kInt8)
+        use(Int8Tiles());
+    else
+        use(Bf16Tiles());
+}
 
 template <class Tiles>
 __host__ __device__ constexpr int step_count(int columns) {
