@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import httpx
 import openai
 import uvicorn
 from gptoss_native.server import Settings, create_app
+from gptoss_native.server.run import bound
 from pydantic import BaseModel
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -84,18 +86,20 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(model, **settings):
-    """Serve a model from a thread of this process."""
+def serving(model, send_buffer=None, **settings):
+    """Serve a model from a thread of this process; send_buffer: bytes that the system may hold."""
     settings = {"model_name": "demo", "all_channels": True} | settings
     app = create_app(model, Settings(**settings))
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    sockets = bound("127.0.0.1", 0)
+    if send_buffer is not None:  # those of its connections inherit it
+        sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    served = Served(server.servers[0].sockets[0].getsockname()[1])
+    served = Served(sockets[0].getsockname()[1])
     served.app = app
     try:
         with served.http:

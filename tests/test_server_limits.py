@@ -143,7 +143,7 @@ def test_a_client_that_goes_ends_its_answer_within_a_step(served):
 
 
 def test_a_client_that_does_not_read_is_gone_after_a_while(model):
-    with serving(model, write_timeout_s=1) as served:
+    with serving(model, send_buffer=4096, write_timeout_s=1) as served:
         body = json.dumps(endless(served) | {"logprobs": True, "top_logprobs": 20, "n": 4}).encode()
         with socket.socket() as idle:
             idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
