@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/arrival.h"
 #include "backend/stage_memory.h"
 #include "backend/stages.h"
 #include "weights/layout.h"
@@ -29,6 +30,22 @@ struct PlacedLayer {
     const float* moe_down_bias;  // [experts, hidden]
 };
 
+// The loading of a placed model, which ends with it: it writes to its memory.
+class Arriving {
+  public:
+    Arriving() = default;
+    explicit Arriving(std::shared_ptr<Arrival> arrival) : arrival_(std::move(arrival)) {}
+    Arriving(Arriving&&) = default;
+    Arriving& operator=(Arriving&&) = default;
+    ~Arriving() {
+        if (arrival_) arrival_->end();
+    }
+    const std::shared_ptr<Arrival>& get() const { return arrival_; }
+
+  private:
+    std::shared_ptr<Arrival> arrival_;
+};
+
 // A model's weights in a backend's memory; an outline of it has sizes and null pointers.
 struct PlacedModel {
     StageMemory memory;
@@ -39,11 +56,20 @@ struct PlacedModel {
     std::vector<PlacedLayer> layers;
     // What requantising dense weights lost: name, and root of (squared error / squared weight).
     std::vector<std::pair<std::string, double>> dense_errors;
+    // Null: all is there. Else parts are the embedding, the layers, what follows them, and
+    // dense_errors; each is to be waited for.
+    Arriving arriving;
+    int parts() const { return static_cast<int>(layers.size()) + 3; }
 };
 
 // Called now and then from the thread that loads, with bytes of the published tensors; what it
 // throws ends the loading.
 using Progress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+
+struct Loading {
+    Progress progress = {};
+    bool wait = true;  // else a backend may return before the weights are there; no progress then
+};
 
 // What a backend wants of the steps it is given.
 struct BackendTraits {
@@ -65,9 +91,8 @@ class Backend {
 
     virtual BackendTraits traits() const = 0;
     virtual std::unique_ptr<PlacedModel> place(const ModelConfig& config,
-                                               const ModelTensors& tensors,
-                                               const TensorSource& source, WeightFormat dense,
-                                               const Progress& progress) = 0;
+                                               std::shared_ptr<const Published> published,
+                                               WeightFormat dense, const Loading& loading) = 0;
     // What place() will make, without memory or weights.
     virtual PlacedModel outline(const ModelConfig& config, WeightFormat dense) const = 0;
     // Bytes of scratch for steps of this backend's traits; prepare() takes them.

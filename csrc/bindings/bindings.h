@@ -13,13 +13,26 @@ namespace gptoss {
 // A model as Python holds it.
 class LoadedModel {
   public:
-    explicit LoadedModel(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+    // arrival: of weights that are being loaded; null: they are there.
+    LoadedModel(std::shared_ptr<Engine> engine, std::shared_ptr<Arrival> arrival)
+        : engine_(std::move(engine)), arrival_(std::move(arrival)) {}
 
     Engine& engine() const { return *engine_; }
     std::shared_ptr<Engine> shared_engine() const { return engine_; }
 
+    void wait(const Interrupt& interrupt) const {
+        if (arrival_) arrival_->wait(interrupt);
+    }
+    double loaded() const { return arrival_ ? arrival_->share() : 1.0; }
+    void close() const {
+        // A step may wait for weights.
+        if (arrival_) arrival_->stop();
+        engine_->close();
+    }
+
   private:
     std::shared_ptr<Engine> engine_;
+    std::shared_ptr<Arrival> arrival_;
 };
 
 void bind_sampling(pybind11::module_& m);

@@ -110,9 +110,8 @@ void read_limits(Options& options, const py::dict& limits) {
 }
 
 // Half of what is left is for caches, and half of that for prefixes that no session needs.
-EngineLimits engine_limits(const Options& options, Backend& backend) {
+EngineLimits engine_limits(const Options& options, size_t available) {
     EngineLimits out;
-    const size_t available = backend.available_bytes();
     out.kv_bytes = options.kv_bytes.value_or(available ? available / 2 : out.kv_bytes);
     out.prefix_bytes =
         std::min(out.kv_bytes,
@@ -122,9 +121,11 @@ EngineLimits engine_limits(const Options& options, Backend& backend) {
     return out;
 }
 
-std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource& source,
-                                   const ModelTensors& tensors, const Options& options,
-                                   const py::object& progress) {
+std::unique_ptr<LoadedModel> place(const ModelConfig& config,
+                                   std::shared_ptr<const Published> published,
+                                   const Options& options, const py::object& progress, bool wait) {
+    if (!wait && !progress.is_none())
+        throw InvalidArgument("progress is called where wait is True; else loaded tells of it");
     auto backend = make_backend(options.device, options.precision, options.threads);
     const Progress report = [&progress](uint64_t done, uint64_t total) {
         const TakeGil gil;
@@ -133,11 +134,25 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config, const TensorSource
     };
     ReleaseGil release;
     const DefaultFloatEnvironment environment;
-    auto weights = place_model(*backend, config, tensors, source, options.dense, report);
-    const EngineLimits limits = engine_limits(options, *backend);
+    const size_t before = backend->available_bytes();
+    auto weights = place_model(*backend, config, std::move(published), options.dense,
+                               wait ? Loading{report} : Loading{.wait = false});
+    const std::shared_ptr<Arrival> arrival = weights->arriving.get();
+    // Weights that are to come have not taken their memory yet.
+    const size_t available =
+        arrival ? before - std::min(before, weights->bytes) : backend->available_bytes();
+    const EngineLimits limits = engine_limits(options, available);
     auto model = std::make_unique<Model>(config, std::move(backend), std::move(weights),
                                          options.deterministic);
-    return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::move(model), limits));
+    return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::move(model), limits),
+                                         arrival);
+}
+
+std::shared_ptr<const Published> published(const ModelConfig& config,
+                                           const std::vector<TensorSpec>& specs,
+                                           std::unique_ptr<const TensorSource> source) {
+    ModelTensors tensors = find_tensors(config, specs, *source);
+    return std::make_shared<const Published>(Published{std::move(source), std::move(tensors)});
 }
 
 using SpecTuple = std::tuple<std::string, std::string, std::vector<int64_t>, int, uint64_t>;
@@ -153,22 +168,23 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<SpecTuple>& tensors, const py::object& device,
                                   const py::object& dense, const py::object& precision,
                                   const py::object& threads, const py::object& deterministic,
-                                  const py::dict& limits, const py::object& progress) {
+                                  const py::dict& limits, const py::object& progress,
+                                  const py::object& wait) {
     Options options = to_options(device, dense, precision, threads);
     options.deterministic = to_flag("deterministic", deterministic);
     read_limits(options, limits);
     std::vector<TensorSpec> specs;
     for (const auto& [name, dtype, shape, file, offset] : tensors)
         specs.push_back({name, to_dtype(dtype), shape, file, offset});
-    const FileSource source(files, specs);
+    auto source = std::make_unique<FileSource>(files, specs);
     ModelConfig config;
     try {
         config = to_config(config_dict);
     } catch (const InvalidArgument& e) {
-        throw CheckpointError(message(source.folder(), "/config.json: ", e.what()));
+        throw CheckpointError(message(source->folder(), "/config.json: ", e.what()));
     }
-    const ModelTensors found = find_tensors(config, specs, source);
-    return place(config, source, found, options, progress);
+    return place(config, published(config, specs, std::move(source)), options, progress,
+                 to_flag("wait", wait));
 }
 
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
@@ -181,9 +197,9 @@ std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::objec
     read_limits(options, limits);
     const ModelConfig config = to_config(config_dict);
     const DefaultFloatEnvironment environment;
-    const RandomSource source(to_seed(seed));
-    const ModelTensors tensors = find_tensors(config, expected_tensors(config), source);
-    return place(config, source, tensors, options, progress);
+    auto source = std::make_unique<RandomSource>(to_seed(seed));
+    return place(config, published(config, expected_tensors(config), std::move(source)), options,
+                 progress, true);
 }
 
 // The longest context of one session that fits beside what is taken; 0 if none.
@@ -237,6 +253,12 @@ py::dict caches(const EngineUse& use) {
     return out;
 }
 
+void wait(const LoadedModel& self) {
+    const Interrupt interrupt = python_signals();
+    ReleaseGil release;
+    self.wait(interrupt);
+}
+
 py::dict info(const LoadedModel& self) {
     ModelConfig config;
     size_t weight_bytes = 0, scratch_bytes = 0;
@@ -244,6 +266,7 @@ py::dict info(const LoadedModel& self) {
     EngineUse use;
     std::vector<std::pair<std::string, std::string>> kernels;
     std::vector<std::pair<std::string, double>> dense_errors;
+    wait(self);
     {
         ReleaseGil release;
         self.engine().with_model([&](Model& model) {
@@ -284,6 +307,7 @@ size_t decode_step_bytes(const LoadedModel& self, const py::object& position) {
 }
 
 double read_rate(const LoadedModel& self) {
+    self.wait({});
     return self.engine().with_model([](Model& model) {
         constexpr size_t kMost = size_t{3} << 30;
         const StageMemory& memory = model.weights().memory;
@@ -312,7 +336,7 @@ void bind_model(py::module_& m) {
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
                     py::arg("precision") = "fast", py::arg("threads") = py::none(),
                     py::arg("deterministic") = false, py::arg("limits") = py::dict(),
-                    py::arg("progress") = py::none(),
+                    py::arg("progress") = py::none(), py::arg("wait") = true,
                     "Places the tensors (name, dtype, shape, file, offset) of `files`.")
         .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
@@ -327,7 +351,10 @@ void bind_model(py::module_& m) {
             },
             py::arg("path"), release)
         .def(
-            "close", [](const LoadedModel& self) { self.engine().close(); }, release)
+            "close", [](const LoadedModel& self) { self.close(); }, release)
+        .def("wait", &wait, "Waits until the weights are there; raises what became of them.")
+        .def_property_readonly("loaded", &LoadedModel::loaded,
+                               "Of the published bytes, those that are there, from 0 to 1.")
         .def_property_readonly("closed",
                                [](const LoadedModel& self) { return self.engine().closed(); })
         .def("info", &info)

@@ -67,8 +67,8 @@ size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits)
 }
 
 std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& config,
-                                         const ModelTensors& tensors, const TensorSource& source,
-                                         WeightFormat dense, const Progress& progress) {
+                                         std::shared_ptr<const Published> published,
+                                         WeightFormat dense, const Loading& loading) {
     const size_t weights = backend.outline(config, dense).bytes;
     const size_t steps =
         step_buffer_bytes(config, backend.traits()) + backend.scratch_bytes(config);
@@ -79,7 +79,7 @@ std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& co
             "the weights take ", weights, " bytes and the steps ", steps, ", the device can give ",
             available,
             what_would_fit(backend, config, dense, available > steps ? available - steps : 0)));
-    return backend.place(config, tensors, source, dense, progress);
+    return backend.place(config, std::move(published), dense, loading);
 }
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
@@ -112,11 +112,22 @@ void Model::write_rows(std::span<const Row> rows) {
     backend_->write(buffers_.rows, rows.data(), rows.size_bytes());
 }
 
+void Model::wait_for_weights(const Interrupt& interrupt) const {
+    wait_for_part(weights_->parts() - 1, interrupt);
+}
+
+void Model::wait_for_part(int part, const Interrupt& interrupt) const {
+    if (const auto& arrival = weights_->arriving.get()) arrival->wait(part, interrupt);
+}
+
+// While a model is being loaded this computes as far as its weights are there.
 void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
     const StepBuffers& b = buffers_;
+    wait_for_part(0, interrupt);
     embed(b.rows, tokens, b.x);
     for (int layer = 0; layer < config_.layers; ++layer) {
         if (interrupt) interrupt();
+        wait_for_part(1 + layer, interrupt);
         qkv(layer, b.rows, tokens, form, b.x, b.q);
         attention(layer, b.rows, tokens, form, b.q, b.attention);
         attn_out(layer, tokens, form, b.attention, b.x);
@@ -124,9 +135,11 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
         moe_up(layer, tokens, form, b.h, b.expert, b.act);
         moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x);
     }
+    wait_for_weights(interrupt);  // logits are next
 }
 
 uint64_t Model::fingerprint() {
+    wait_for_weights({});
     if (!fingerprint_) fingerprint_ = gptoss::fingerprint(*backend_, config_, *weights_);
     return *fingerprint_;
 }

@@ -90,6 +90,8 @@ class Model {
 
     // What tells this model from others (fingerprint.h).
     uint64_t fingerprint();
+    // forward() does, for the parts that it comes to.
+    void wait_for_weights(const Interrupt& interrupt) const;
     // To be called before a cache changes in another way than by forward() and decode().
     void forget_next() { next_rows_.clear(); }
 
@@ -112,6 +114,7 @@ class Model {
     // [outputs]   null where there was none; empty where no row has a mask.
     using MaskFailures = std::vector<std::exception_ptr>;
 
+    void wait_for_part(int part, const Interrupt& interrupt) const;
     void layers(int tokens, Form form, const Interrupt& interrupt);
     void write_rows(std::span<const Row> rows);
     void write_requests(std::span<const SampleRequest> requests);
@@ -157,8 +160,8 @@ size_t decode_bytes(const ModelConfig& config, const PlacedModel& weights, const
 
 // Places the weights, once it is sure that they and what steps need will fit. Throws OutOfMemory.
 std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& config,
-                                         const ModelTensors& tensors, const TensorSource& source,
-                                         WeightFormat dense, const Progress& progress);
+                                         std::shared_ptr<const Published> published,
+                                         WeightFormat dense, const Loading& loading);
 
 // Bytes of the buffers between the stages, for a model of this shape.
 size_t step_buffer_bytes(const ModelConfig& config, const BackendTraits& traits);

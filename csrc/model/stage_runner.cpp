@@ -28,6 +28,7 @@ StageRunner::StageRunner(Model& model, int sequences, int max_context, Form form
     if (max_context < 1 || max_context > model.config().max_context)
         throw InvalidArgument(
             message("max_context is ", max_context, ", wanted 1 to ", model.config().max_context));
+    model.wait_for_weights({});
     sequences_.resize(sequences);
     for (Sequence& s : sequences_) open(s);
 }

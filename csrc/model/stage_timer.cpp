@@ -222,6 +222,7 @@ StageTiming time_stage(Model& model, const std::string& name, const TimedCall& c
     for (int n = 0; n < c.layers; ++n)
         if (stage->kind == 2 || c.windowed[n] == stage->kind) layers.push_back(n);
     if (layers.empty()) throw InvalidArgument(message("no layer of this model has ", name));
+    model.wait_for_weights({});
 
     Bench bench(model, call.tokens, call.context, call.form);
     const auto layer_of = [&](int i) { return layers[i % layers.size()]; };

@@ -1,6 +1,7 @@
 // Which published tensor plays which part, in both published forms.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -39,6 +40,12 @@ struct ModelTensors {
     std::vector<LayerTensors> layers;
 
     uint64_t bytes() const;
+};
+
+// What a model is made of, and where its bytes come from.
+struct Published {
+    std::unique_ptr<const TensorSource> source;
+    ModelTensors tensors;
 };
 
 // Finds every tensor of the model among `published` and checks shape and dtype. Throws

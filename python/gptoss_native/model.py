@@ -48,6 +48,7 @@ class Model(Closing):
         deterministic: bool = False,
         limits: Limits | None = None,
         progress: Progress | None = None,
+        wait: bool = True,
     ) -> "Model":
         """Load a published checkpoint, in Hugging Face's or OpenAI's own form.
 
@@ -59,6 +60,10 @@ class Model(Closing):
         was generated or fed as a prompt, for slower prompts. limits: what its sessions may take
         together; those of `Limits()`. progress is called with (bytes done,
         bytes in all) from this thread; what it raises ends the loading and frees everything.
+        wait: False returns once the files are checked and there is memory for all of it. The
+        weights are read behind, a prompt is computed as far as they are there, and a call that
+        needs more waits; `loaded` and `wait()` tell of it. What goes wrong with them is raised by
+        each call. On CUDA all is there at the return.
 
         Raises CheckpointError naming the file and tensor, InvalidArgument, OutOfMemory,
         DeviceError.
@@ -75,6 +80,7 @@ class Model(Closing):
             deterministic=deterministic,
             limits=_native(limits),
             progress=progress,
+            wait=wait,
         )
         return cls(core, checkpoint.stop_ids, checkpoint.tokenizer, limits)
 
@@ -170,7 +176,9 @@ class Model(Closing):
         or was saved from a model of other weights, options or another kind of device: nothing has
         changed then. Raises OutOfMemory, EngineBusy when others' caches take all there is.
         """
-        return self._opened(self._core.load_session(checked_path(path)))
+        path = checked_path(path)
+        self.wait()  # what tells this model from others is in its weights
+        return self._opened(self._core.load_session(path))
 
     def info(self) -> dict[str, Any]:
         """Sizes, bytes, the kernel of each stage, what the caches take, what requantising lost.
@@ -185,6 +193,15 @@ class Model(Closing):
         info = self._core.info()
         info["worst_dense_error"] = max(info["dense_errors"].values(), default=0.0)
         return info
+
+    def wait(self) -> None:
+        """Wait until the weights are there, where `load` did not. Raises what `load` would."""
+        self._core.wait()
+
+    @property
+    def loaded(self) -> float:
+        """How much of the weights is there, from 0 to 1."""
+        return self._core.loaded
 
     def read_rate(self) -> float:
         """Measure the bytes a second the device reads from the weights without arithmetic."""

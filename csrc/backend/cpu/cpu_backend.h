@@ -52,9 +52,9 @@ class CpuBackend final : public Backend {
   public:
     CpuBackend(Precision precision, int threads);
 
-    std::unique_ptr<PlacedModel> place(const ModelConfig& config, const ModelTensors& tensors,
-                                       const TensorSource& source, WeightFormat dense,
-                                       const Progress& progress) override;
+    std::unique_ptr<PlacedModel> place(const ModelConfig& config,
+                                       std::shared_ptr<const Published> published,
+                                       WeightFormat dense, const Loading& loading) override;
     PlacedModel outline(const ModelConfig& config, WeightFormat dense) const override;
     BackendTraits traits() const override;
     size_t scratch_bytes(const ModelConfig& config) const override;

@@ -66,22 +66,88 @@ using Use = std::function<void(const std::byte*)>;
 struct Job {
     TensorRange range;
     Use use;
+    int part;  // of the placed model
 };
 
-Job whole(const TensorSpec& tensor, Use use) { return {{&tensor, 0, tensor.bytes()}, use}; }
-
-// Lists what is to be read and what to make of it. The tensors must outlive the list.
+// What is to be read and what to make of it.
 class Loader {
   public:
-    Loader(const ModelConfig& config, const TensorSource& source, const Kernels& kernels)
-        : config_(config), source_(source), kernels_(kernels) {}
+    Loader(const ModelConfig& config, std::shared_ptr<const Published> published,
+           const Kernels& kernels)
+        : config_(config),
+          published_(std::move(published)),
+          source_(*published_->source),
+          kernels_(kernels) {}
 
-    std::vector<Job> jobs;
+    const std::vector<Job>& jobs() const { return jobs_; }
+
+    // Lists the pieces of the whole model.
+    void list(const PlacedModel& model) {
+        const ModelTensors& tensors = published_->tensors;
+        embedding(tensors.embedding, model.embedding);
+        for (int n = 0; n < config_.layers; ++n) {
+            ++part_;
+            layer(tensors.layers[n], model.layers[n]);
+        }
+        ++part_;
+        vector(tensors.final_norm, model.final_norm);
+        dense({&tensors.unembedding, 1}, model.unembedding);
+    }
+
+    // Reads and places all of it. The first `kept` bytes stay in the system's file cache. Calls
+    // told(job, bytes done, thread) after each.
+    template <class Told>
+    void run(ThreadPool& pool, uint64_t kept, Told told) const {
+        uint64_t largest = 0;
+        for (const Job& job : jobs_) largest = std::max(largest, job.range.size);
+        std::vector<Memory> pieces;
+        for (int i = 0; i < pool.threads(); ++i) pieces.emplace_back(largest, "a piece of a file");
+        const auto count = static_cast<int64_t>(jobs_.size());
+        std::atomic<uint64_t> done{0};
+        pool.run_in_order(count, [&](int64_t index, int thread) {
+            const Job& job = jobs_[index];
+            if (index + kReadAhead < count) source_.expect(jobs_[index + kReadAhead].range);
+            source_.read(job.range, done < kept, pieces[thread].data());
+            job.use(pieces[thread].data());
+            told(job, done += job.range.size, thread);
+        });
+    }
+
+    // What requantising lost, by tensor.
+    std::vector<std::pair<std::string, double>> dense_errors() const {
+        std::vector<std::pair<std::string, double>> out;
+        for (const auto& [name, sum] : errors_)
+            out.emplace_back(name, sum.weight == 0 ? 0.0 : std::sqrt(sum.error / sum.weight));
+        return out;
+    }
+
+  private:
+    void add(TensorRange range, Use use) { jobs_.push_back({range, std::move(use), part_}); }
+
+    void whole(const TensorSpec& tensor, Use use) {
+        add({&tensor, 0, tensor.bytes()}, std::move(use));
+    }
+
+    void layer(const LayerTensors& from, const PlacedLayer& to) {
+        vector(from.attention_norm, to.attention_norm);
+        dense(from.qkv, to.qkv);
+        stacked_vector(from.qkv_bias, to.qkv_bias);
+        vector(from.sinks, to.sinks);
+        dense({&from.attn_out, 1}, to.attn_out);
+        vector(from.attn_out_bias, to.attn_out_bias);
+        vector(from.moe_norm, to.moe_norm);
+        dense({&from.router, 1}, to.router);
+        vector(from.router_bias, to.router_bias);
+        experts(from.moe_up, to.moe_up, true);
+        moe_up_bias(from.moe_up.bias, to.moe_up_bias);
+        experts(from.moe_down, to.moe_down, false);
+        vector(from.moe_down.bias, to.moe_down_bias);
+    }
 
     void vector(const TensorSpec& tensor, const float* out) {
-        jobs.push_back(whole(tensor, [&tensor, out](const std::byte* data) {
+        whole(tensor, [&tensor, out](const std::byte* data) {
             copy_floats(tensor, data, const_cast<float*>(out));
-        }));
+        });
     }
 
     void stacked_vector(const RowStack& stack, const float* out) {
@@ -93,7 +159,7 @@ class Loader {
 
     // Bias of gate and up in the order of the placed rows.
     void moe_up_bias(const TensorSpec& tensor, const float* out) {
-        jobs.push_back(whole(tensor, [&tensor, out, this](const std::byte* data) {
+        whole(tensor, [&tensor, out, this](const std::byte* data) {
             std::vector<float> published(tensor.elements());
             copy_floats(tensor, data, published.data());
             const int rows = 2 * config_.intermediate_size;
@@ -102,16 +168,16 @@ class Loader {
                 const_cast<float*>(out)[i] =
                     published[i / rows * rows + moe_up_row(panel, i % kPanelRows)];
             }
-        }));
+        });
     }
 
     void embedding(const TensorSpec& tensor, const bf16* out) {
         auto* bytes = reinterpret_cast<std::byte*>(const_cast<bf16*>(out));
         for (uint64_t begin = 0; begin < tensor.bytes(); begin += kEmbeddingPiece) {
             const uint64_t size = std::min(kEmbeddingPiece, tensor.bytes() - begin);
-            jobs.push_back({{&tensor, begin, size}, [bytes, begin, size](const std::byte* data) {
-                                std::memcpy(bytes + begin, data, size);
-                            }});
+            add({&tensor, begin, size}, [bytes, begin, size](const std::byte* data) {
+                std::memcpy(bytes + begin, data, size);
+            });
         }
     }
 
@@ -130,62 +196,47 @@ class Loader {
         const uint64_t block_bytes = tensors.blocks.bytes() / config_.experts;
         const uint64_t scale_bytes = tensors.scales.bytes() / config_.experts;
         for (int e = 0; e < config_.experts; ++e) {
-            jobs.push_back(
-                {{&tensors.blocks, e * block_bytes, block_bytes}, [=, this](const std::byte* data) {
-                     auto* out = const_cast<std::byte*>(m.data) + e * m.data_stride;
-                     const int columns = m.columns;
-                     expert_panels(m, data, columns / 2, gate_up,
-                                   [&](int panel, const PanelRows& rows) {
-                                       kernels_.pack_mxfp4(
-                                           rows, columns, out + panel * mxfp4_panel_bytes(columns));
-                                   });
-                 }});
-            jobs.push_back({{&tensors.scales, e * scale_bytes, scale_bytes},
-                            [=, this, &tensors](const std::byte* data) {
-                                if (!pack_scales(m, e, data, gate_up)) refuse(tensors.scales, e);
-                            }});
+            add({&tensors.blocks, e * block_bytes, block_bytes}, [=, this](const std::byte* data) {
+                auto* out = const_cast<std::byte*>(m.data) + e * m.data_stride;
+                const int columns = m.columns;
+                expert_panels(m, data, columns / 2, gate_up, [&](int panel, const PanelRows& rows) {
+                    kernels_.pack_mxfp4(rows, columns, out + panel * mxfp4_panel_bytes(columns));
+                });
+            });
+            add({&tensors.scales, e * scale_bytes, scale_bytes},
+                [=, this, &tensors](const std::byte* data) {
+                    if (!pack_scales(m, e, data, gate_up)) refuse(tensors.scales, e);
+                });
         }
     }
 
-    // What requantising lost, by tensor.
-    std::vector<std::pair<std::string, double>> dense_errors() const {
-        std::vector<std::pair<std::string, double>> out;
-        for (const auto& [name, sum] : errors_)
-            out.emplace_back(name, sum.weight == 0 ? 0.0 : std::sqrt(sum.error / sum.weight));
-        return out;
-    }
-
-  private:
     void dense_piece(const TensorSpec& tensor, const Matrix& m, int first_panel, int begin,
                      int end) {
         const int rows = static_cast<int>(tensor.shape[0]), columns = m.columns;
         const uint64_t row_bytes = uint64_t(columns) * sizeof(bf16);
         const int first_row = begin * kPanelRows;
         const uint64_t size = (std::min(end * kPanelRows, rows) - first_row) * row_bytes;
-        jobs.push_back(
-            {{&tensor, first_row * row_bytes, size}, [=, this, &tensor](const std::byte* data) {
-                 SquaredError squared;
-                 for (int p = begin; p < end; ++p) {
-                     PanelRows lanes;
-                     for (int lane = 0; lane < kPanelRows; ++lane) {
-                         const int row = p * kPanelRows + lane;
-                         lanes.row[lane] =
-                             row < rows ? data + (row - first_row) * row_bytes : nullptr;
-                     }
-                     const size_t panel = first_panel + p;
-                     auto* out =
-                         const_cast<std::byte*>(m.data) + panel * panel_bytes(m.format, columns);
-                     if (m.format == WeightFormat::kBf16) {
-                         kernels_.pack_bf16(lanes, columns, out);
-                     } else {
-                         kernels_.pack_int8(lanes, columns, out,
-                                            const_cast<std::byte*>(m.scales) +
-                                                panel * panel_scale_bytes(m.format, columns),
-                                            squared);
-                     }
-                 }
-                 if (m.format == WeightFormat::kInt8) add_error(tensor.name, squared);
-             }});
+        add({&tensor, first_row * row_bytes, size}, [=, this, &tensor](const std::byte* data) {
+            SquaredError squared;
+            for (int p = begin; p < end; ++p) {
+                PanelRows lanes;
+                for (int lane = 0; lane < kPanelRows; ++lane) {
+                    const int row = p * kPanelRows + lane;
+                    lanes.row[lane] = row < rows ? data + (row - first_row) * row_bytes : nullptr;
+                }
+                const size_t panel = first_panel + p;
+                auto* out = const_cast<std::byte*>(m.data) + panel * panel_bytes(m.format, columns);
+                if (m.format == WeightFormat::kBf16) {
+                    kernels_.pack_bf16(lanes, columns, out);
+                } else {
+                    kernels_.pack_int8(lanes, columns, out,
+                                       const_cast<std::byte*>(m.scales) +
+                                           panel * panel_scale_bytes(m.format, columns),
+                                       squared);
+                }
+            }
+            if (m.format == WeightFormat::kInt8) add_error(tensor.name, squared);
+        });
     }
 
     void refuse(const TensorSpec& tensor, int expert) const {
@@ -200,19 +251,39 @@ class Loader {
         errors_[name].weight += squared.weight;
     }
 
-    const ModelConfig& config_;
+    const ModelConfig config_;
+    const std::shared_ptr<const Published> published_;
     const TensorSource& source_;
     const Kernels& kernels_;
+    std::vector<Job> jobs_;
+    int part_ = 0;
     std::mutex error_mutex_;
     std::map<std::string, SquaredError> errors_;
 };
 
+// By threads of its own: the backend's may have steps to compute meanwhile.
+void load_behind(PlacedModel& model, std::shared_ptr<Loader> loader, int threads, uint64_t kept) {
+    const int last = model.parts() - 1;
+    const auto arrival = std::make_shared<Arrival>(model.parts());
+    for (const Job& job : loader->jobs()) arrival->expect(job.part, job.range.size);
+    arrival->expect(last, 0);
+    model.arriving = Arriving(arrival);
+    Arrival* const told = arrival.get();  // it waits for this thread's end
+    arrival->begin([&model, loader, threads, kept, told, last] {
+        ThreadPool pool(threads);
+        loader->run(pool, kept, [&](const Job& job, uint64_t, int) {
+            told->arrived(job.part, job.range.size);
+        });
+        model.dense_errors = loader->dense_errors();
+        told->arrived(last, 0);
+    });
+}
+
 }  // namespace
 
 std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
-                                               const ModelTensors& tensors,
-                                               const TensorSource& source, WeightFormat dense,
-                                               const Progress& progress) {
+                                               std::shared_ptr<const Published> published,
+                                               WeightFormat dense, const Loading& loading) {
     auto model = std::make_unique<PlacedModel>();
     model->bytes = outline(config, dense).bytes;
     const size_t available = available_memory();
@@ -220,52 +291,26 @@ std::unique_ptr<PlacedModel> CpuBackend::place(const ModelConfig& config,
     Carver carver(model->memory.data(), model->bytes);
     carve_model(config, dense, matrix_bytes, carver, *model);
 
-    Loader loader(config, source, kernels_);
-    loader.embedding(tensors.embedding, model->embedding);
-    loader.vector(tensors.final_norm, model->final_norm);
-    for (int n = 0; n < config.layers; ++n) {
-        const LayerTensors& from = tensors.layers[n];
-        const PlacedLayer& to = model->layers[n];
-        loader.vector(from.attention_norm, to.attention_norm);
-        loader.dense(from.qkv, to.qkv);
-        loader.stacked_vector(from.qkv_bias, to.qkv_bias);
-        loader.vector(from.sinks, to.sinks);
-        loader.dense({&from.attn_out, 1}, to.attn_out);
-        loader.vector(from.attn_out_bias, to.attn_out_bias);
-        loader.vector(from.moe_norm, to.moe_norm);
-        loader.dense({&from.router, 1}, to.router);
-        loader.vector(from.router_bias, to.router_bias);
-        loader.experts(from.moe_up, to.moe_up, true);
-        loader.moe_up_bias(from.moe_up.bias, to.moe_up_bias);
-        loader.experts(from.moe_down, to.moe_down, false);
-        loader.vector(from.moe_down.bias, to.moe_down_bias);
-    }
-    loader.dense({&tensors.unembedding, 1}, model->unembedding);
-
     // Where the machine cannot hold the files beside the model, the same first part of them stays
     // cached: left to itself the system drops, at each start, just what is to be read next.
     const size_t cacheable = available > model->bytes ? available - model->bytes : 0;
-    const uint64_t total = tensors.bytes();
+    const uint64_t total = published->tensors.bytes();
     const uint64_t kept = available && cacheable < total + kCacheMargin
                               ? cacheable > kCacheMargin ? cacheable - kCacheMargin : 0
                               : total;
-    uint64_t largest = 0;
-    for (const Job& job : loader.jobs) largest = std::max(largest, job.range.size);
-    std::vector<Memory> pieces;
-    for (int i = 0; i < pool_.threads(); ++i) pieces.emplace_back(largest, "a piece of a file");
-    const auto count = static_cast<int64_t>(loader.jobs.size());
-    std::atomic<uint64_t> done{0};
-    pool_.run_in_order(count, [&](int64_t index, int thread) {
-        const Job& job = loader.jobs[index];
-        if (index + kReadAhead < count) source.expect(loader.jobs[index + kReadAhead].range);
-        source.read(job.range, done < kept, pieces[thread].data());
-        job.use(pieces[thread].data());
-        const uint64_t now = done += job.range.size;
+    const auto loader = std::make_shared<Loader>(config, std::move(published), kernels_);
+    loader->list(*model);
+    if (!loading.wait) {
+        load_behind(*model, loader, pool_.threads(), kept);
+        return model;
+    }
+    const Progress& progress = loading.progress;
+    loader->run(pool_, kept, [&](const Job&, uint64_t done, int thread) {
         // Only the calling thread may enter the caller's code.
-        if (thread == 0 && progress) progress(now, total);
+        if (thread == 0 && progress) progress(done, total);
     });
     if (progress) progress(total, total);
-    model->dense_errors = loader.dense_errors();
+    model->dense_errors = loader->dense_errors();
     return model;
 }
 

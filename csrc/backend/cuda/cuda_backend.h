@@ -22,9 +22,9 @@ class CudaBackend final : public Backend {
     CudaBackend& operator=(const CudaBackend&) = delete;
 
     BackendTraits traits() const override;
-    std::unique_ptr<PlacedModel> place(const ModelConfig& config, const ModelTensors& tensors,
-                                       const TensorSource& source, WeightFormat dense,
-                                       const Progress& progress) override;
+    std::unique_ptr<PlacedModel> place(const ModelConfig& config,
+                                       std::shared_ptr<const Published> published,
+                                       WeightFormat dense, const Loading& loading) override;
     PlacedModel outline(const ModelConfig& config, WeightFormat dense) const override;
     size_t scratch_bytes(const ModelConfig& config) const override;
     void prepare(const ModelConfig& config) override;

@@ -282,9 +282,11 @@ PlacedModel CudaBackend::outline(const ModelConfig& config, WeightFormat dense) 
 }
 
 std::unique_ptr<PlacedModel> CudaBackend::place(const ModelConfig& config,
-                                                const ModelTensors& tensors,
-                                                const TensorSource& source, WeightFormat dense,
-                                                const Progress& progress) {
+                                                std::shared_ptr<const Published> published,
+                                                WeightFormat dense, const Loading& loading) {
+    const ModelTensors& tensors = published->tensors;
+    const TensorSource& source = *published->source;
+    const Progress& progress = loading.progress;
     if (config.swiglu_limit > kMostLimit)
         throw CheckpointError(message("swiglu_limit is ", config.swiglu_limit, ", wanted at most ",
                                       kMostLimit, " for activations in float16"));
