@@ -24,15 +24,15 @@ def parser(description):
     out.add_argument("--device", default="auto")
     out.add_argument("--dense", default="bf16", choices=("bf16", "int8"))
     out.add_argument("--precision", default="fast", choices=("fast", "exact"))
+    out.add_argument("--kv", default="f16", choices=("f16", "fp8"))
     out.add_argument("--threads", type=int)
     out.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return out
 
 
 def open_model(arguments):
-    options = {
-        name: getattr(arguments, name) for name in ("device", "dense", "precision", "threads")
-    }
+    names = ("device", "dense", "precision", "kv", "threads")
+    options = {name: getattr(arguments, name) for name in names}
     if os.path.isdir(arguments.model):
         return gn.Model.load(arguments.model, **options)
     return gn.Model.random(arguments.model, **options)
@@ -70,6 +70,7 @@ def header(arguments, model, read_rate):
         "model": arguments.model,
         "dense": arguments.dense,
         "precision": arguments.precision,
+        "kv": arguments.kv,
         "read_bytes_per_s": read_rate,
     }
 
@@ -106,8 +107,8 @@ def print_header(report):
     else:
         how = f"{backend['instruction set']}, {backend['threads']} threads"
     print(
-        f"{report['model']}, dense {report['dense']}, {report['precision']}, {how}; "
-        f"reads {report['read_bytes_per_s'] / 1e9:.1f} GB/s without arithmetic"
+        f"{report['model']}, dense {report['dense']}, {report['precision']}, kv {report['kv']}, "
+        f"{how}; reads {report['read_bytes_per_s'] / 1e9:.1f} GB/s without arithmetic"
     )
 
 

@@ -31,7 +31,8 @@ QUESTION = "What is {} + 25?"
 
 
 def open_model(arguments):
-    options = {name: getattr(arguments, name) for name in ("device", "precision", "threads")}
+    names = ("device", "precision", "kv", "threads")
+    options = {name: getattr(arguments, name) for name in names}
     if arguments.model == "demo":
         return gn.Model.demo(**options)
     return gn.Model.load(arguments.model, dense=arguments.dense, **options)
@@ -139,7 +140,7 @@ def resident(pid):
 def load(arguments):
     """Let a crowd at a server for a while; return what it saw and what that took."""
     checkpoint = [] if arguments.model == "demo" else [arguments.model, "--dense", arguments.dense]
-    placing = ["--device", arguments.device, "--precision", arguments.precision]
+    placing = [f"--{name}={getattr(arguments, name)}" for name in ("device", "precision", "kv")]
     if arguments.threads is not None:
         placing += ["--threads", str(arguments.threads)]
     command = [sys.executable, "-m", "gptoss_native", "serve", *checkpoint, *placing]

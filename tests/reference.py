@@ -300,6 +300,30 @@ def rounded_to_int8(weights):
     return (values.astype(np.float64) * step).reshape(weights.shape)
 
 
+def e4m3_codes():
+    """Return the values of the 256 codes of OCP FP8 E4M3; 0x7f and 0xff are NaN."""
+    code = np.arange(128)
+    exponent, mantissa = code >> 3, code & 7
+    values = np.where(exponent > 0, (8 + mantissa) * 2.0 ** (exponent - 10.0), mantissa * 2.0**-9)
+    values[127] = np.nan
+    return np.concatenate([values, -values])
+
+
+def rounded_to_e4m3(x):
+    """Return x as kv="fp8" keeps it: the nearest code, ties to the even one; at most 448.
+
+    What is not finite is NaN.
+    """
+    codes = e4m3_codes()[:127]
+    x = np.asarray(x, np.float64)
+    size = np.minimum(np.abs(np.where(np.isfinite(x), x, 0)), 448)
+    above = np.clip(np.searchsorted(codes, size), 1, 126)
+    low, high = size - codes[above - 1], codes[above] - size
+    upper = (high < low) | ((high == low) & (above % 2 == 0))
+    kept = np.copysign(codes[np.where(upper, above, above - 1)], x)
+    return np.where(np.isfinite(x), kept, np.nan)
+
+
 class Reference:
     """A checkpoint folder in either published form, as a network in float64.
 

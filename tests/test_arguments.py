@@ -51,6 +51,7 @@ def make(request, golden_checkpoint):
         *[("device", value) for value in ("gpu", "cuda:x", "")],
         *[("dense", value) for value in ("int4", "BF16", "")],
         *[("precision", value) for value in ("float16", "")],
+        *[("kv", value) for value in ("f32", "int8", "")],
         *[("threads", value) for value in (0, -1, 10**9)],
     ],
 )
@@ -62,7 +63,14 @@ def test_a_wrong_value_is_refused_by_name(make, argument, value):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("device", None), ("dense", 8), ("precision", None), ("threads", 1.5), ("threads", "2")],
+    [
+        ("device", None),
+        ("dense", 8),
+        ("precision", None),
+        ("kv", 8),
+        ("threads", 1.5),
+        ("threads", "2"),
+    ],
 )
 def test_a_wrong_type_is_refused_in_a_line_one_can_read(make, argument, value):
     with pytest.raises((gn.InvalidArgument, TypeError), match=argument) as caught:

@@ -257,8 +257,9 @@ def test_info_names_the_kernel_of_every_stage():
 
 
 def test_plan_says_what_a_model_takes_and_whether_it_fits(no_tokenizer):
-    text = answer("plan", "120b", "--dense", "int8")
-    expected = gn.plan("120b", dense="int8", measure=False)
+    text = answer("plan", "120b", "--dense", "int8", "--kv", "fp8")
+    expected = gn.plan("120b", dense="int8", kv="fp8", measure=False)
+    assert f"cache          {expected['cache_bytes'] / 2**30:.2f} GiB for 131072" in text
     assert f"weights        {expected['weight_bytes'] / 2**30:.2f} GiB\n" in text
     assert re.search(r"decodes at +most [\d.]+ tokens/s, [\d.]+ when the context is full", text)
     assert ("DOES NOT FIT" in text) == (expected["fits"] is False)
@@ -324,6 +325,7 @@ def test_version_and_help_are_answers():
         ("generate --ids 1 --logprobs 1", ["--logprobs", "--json"]),
         ("generate --ids 1 --logprobs 1025 --json", ["logprobs is 1025", "1024"]),
         ("generate --ids 1 --dense int4", ["dense is 'int4'"]),
+        ("generate --ids 1 --kv fp8 --precision exact", ['kv is "fp8"', 'precision "exact"']),
         ("generate --ids 1 --device tpu", ["device is 'tpu'"]),
         ("generate nowhere --ids 1", ["nowhere", "no such folder"]),
         ("generate no\nwhere --ids 1", ["no\\nwhere"]),

@@ -56,18 +56,22 @@ def test_info_follows_the_forced_instruction_set(instruction_set):
 
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 @pytest.mark.parametrize(
-    ("device", "dense", "context"),
+    ("device", "kind", "context"),
     [
-        ("cpu", "bf16", 1000),
-        ("cpu", "int8", 1000),
-        pytest.param("cuda", "bf16", 200, marks=pytest.mark.cuda),
-        pytest.param("cuda", "int8", 200, marks=pytest.mark.cuda),
+        ("cpu", {}, 1000),
+        ("cpu", {"dense": "int8"}, 1000),
+        ("cpu", {"kv": "fp8"}, 1000),
+        pytest.param("cuda", {}, 200, marks=pytest.mark.cuda),
+        pytest.param("cuda", {"dense": "int8"}, 200, marks=pytest.mark.cuda),
+        pytest.param("cuda", {"kv": "fp8"}, 200, marks=pytest.mark.cuda),
     ],
 )
-def test_a_plan_is_what_the_model_then_takes(request, config, device, dense, precision, context):
+def test_a_plan_is_what_the_model_then_takes(request, config, device, kind, precision, context):
+    if "kv" in kind and precision == "exact":
+        pytest.skip("an fp8 cache is of fast precision")
     if device == "cuda":
         device = request.getfixturevalue("cuda_device")
-    options = {"dense": dense, "precision": precision, "threads": 2, "device": device}
+    options = kind | {"precision": precision, "threads": 2, "device": device}
     # The emulated device takes a second for so much of "tiny".
     sizes = config("wide" if device == "cpu" else "tiny", vocab_size=5000)
     plan = gn.plan(sizes, **options, max_context=context, measure=False)
@@ -101,6 +105,7 @@ def test_the_published_models_take_what_their_checkpoints_have(name, weights):
     # half the layers keep every position: 2 KiB each for 20b's 12 and 120b's 18
     full = {"20b": 12, "120b": 18}[name] * 131072 * 2048
     assert full <= plan["cache_bytes"] < 1.01 * full
+    assert gn.plan(name, kv="fp8", measure=False)["cache_bytes"] * 2 == plan["cache_bytes"]
     small = gn.plan(name, max_context=1024, dense="int8", measure=False)
     assert small["cache_bytes"] < plan["cache_bytes"] / 50
     assert small["weight_bytes"] < plan["weight_bytes"]
@@ -145,7 +150,7 @@ def test_available_memory_is_less_than_all_of_it():
             for value in ("gpu", "CUDA", "cuda:", "cuda:-1", "cuda:0x1", "cuda:1000")
         ],
         *[("device", value) for value in ("cuda-emulated:0", " cuda", None, 0)],
-        *[("dense", "int4"), ("precision", ""), ("threads", 0), ("threads", -1)],
+        *[("dense", "int4"), ("precision", ""), ("kv", "f32"), ("threads", 0), ("threads", -1)],
         *[("max_context", value) for value in (0, -1, 131073)],
     ],
 )

@@ -142,7 +142,13 @@ def test_a_session_is_loaded_by_another_process_of_the_same_model(config, tmp_pa
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 4}, {"precision": "exact"}, {"dense": "int8"}, {"config": {"sliding_window": 9}}],
+    [
+        {"seed": 4},
+        {"precision": "exact"},
+        {"dense": "int8"},
+        {"config": {"sliding_window": 9}},
+        {"kv": "fp8"},
+    ],
 )
 def test_another_model_refuses_it_by_name(config, tmp_path, other):
     path = tmp_path / "session"
@@ -152,6 +158,8 @@ def test_another_model_refuses_it_by_name(config, tmp_path, other):
     options = {"seed": 3} | other
     sizes = config("tiny", **options.pop("config", {}))
     words = r"session.*other weights, options or device"
+    if "kv" in other:
+        words = r'session: was saved with kv "f16", this model has "fp8"'
     with gn.Model.random(sizes, **options) as model, pytest.raises(gn.CheckpointError, match=words):
         model.load_session(path)
 

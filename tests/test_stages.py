@@ -3,9 +3,9 @@
 Outputs, and cache entries that nobody wrote, start as NaN. Tolerances: a float32 sum of n products
 loses at most about sqrt(n) * 2**-24 of its terms' norm; 16-bit blocks round each activation to
 2**-15 of its block's largest; two bf16 terms leave at most 2**-17 of an activation, one 2**-8;
-float16 cache entries round to 2**-11. Roundings one after the other add up like their squares: two
-under 2**-8 leave less than 2**-7 of a sum, and so do the four of an attention in bf16 (query, key,
-weight, value), whose root mean square is 2**-9.
+float16 cache entries round to 2**-11, those of fp8 to 2**-4. Roundings one after the other add up
+like their squares: two under 2**-8 leave less than 2**-7 of a sum, and so do the four of an
+attention in bf16 (query, key, weight, value), whose root mean square is 2**-9.
 """
 
 import gptoss_native as gn
@@ -23,6 +23,7 @@ TWO_TERMS = 2.0**-17
 ONE_TERM = 2.0**-8
 TOLERANCE = {"exact": EXACT, "fast": 2e-4}
 CACHE_TOLERANCE = {"exact": EXACT, "fast": 4e-4}
+FP8 = 2.0**-4
 
 
 @pytest.fixture(scope="module", params=["tiny", "odd", "wide"])
@@ -39,8 +40,9 @@ def precision(request):
 class Bench:
     """One model's stages beside the reference of the same checkpoint."""
 
-    def __init__(self, path, precision, device, decode=False, dense="bf16"):
-        self.model = gn.Model.load(path, precision=precision, device=device, dense=dense)
+    def __init__(self, path, precision, device, decode=False, dense="bf16", kv="f16"):
+        options = {"precision": precision, "device": device, "dense": dense, "kv": kv}
+        self.model = gn.Model.load(path, **options)
         self.reference = Reference(path, dense)
         self.stages = _core.Stages(self.model._core, sequences=3, max_context=1300, decode=decode)
         # The processor takes float32 rows to bf16 weights in both precisions. Matrix units round
@@ -60,6 +62,8 @@ class Bench:
             self.experts_tolerance = 2 * ONE_TERM
             if dense == "int8":  # a weight times its scale is rounded as well
                 self.dense_tolerance = self.cache_tolerance = 2 * ONE_TERM
+        if kv == "fp8":
+            self.cache_tolerance = FP8
         self.most_rows = 8 if decode and device != "cpu" else 256
         self.hidden = self.reference.config["hidden_size"]
         self.heads = self.reference.config["num_attention_heads"]
@@ -89,17 +93,26 @@ CUDA_FORMS = [
 CUDA_INT8 = [
     pytest.param(f"cuda {form} int8", marks=pytest.mark.cuda) for form in ("prefill", "decode")
 ]
+CUDA_FP8 = [
+    pytest.param(f"cuda {form} fp8", marks=pytest.mark.cuda) for form in ("prefill", "decode")
+]
+CPU_FP8 = [f"{name} fp8" for name in INSTRUCTION_SETS]
 
 
 def make_bench(request):
     name, *rest = request.param.split()
     checkpoint, precision = map(request.getfixturevalue, ("checkpoint", "precision"))
+    options = {"decode": "decode" in rest}
+    if "int8" in rest:
+        options["dense"] = "int8"
+    if "fp8" in rest:
+        options["kv"] = "fp8"
+        if precision == "exact":
+            pytest.skip("an fp8 cache is of fast precision")
     if name == "cuda":
-        form, dense = [*rest, "bf16"][:2]
-        device = request.getfixturevalue("cuda_device")
-        return Bench(checkpoint, precision, device, decode=form == "decode", dense=dense)
+        return Bench(checkpoint, precision, request.getfixturevalue("cuda_device"), **options)
     request.getfixturevalue("take_instruction_set")(name)
-    return Bench(checkpoint, precision, "cpu")
+    return Bench(checkpoint, precision, "cpu", **options)
 
 
 @pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS])
@@ -110,6 +123,12 @@ def bench(request, checkpoint, precision):
 @pytest.fixture(params=[*INSTRUCTION_SETS, *CUDA_FORMS, *CUDA_INT8])
 def dense_bench(request, checkpoint, precision):
     """Of the stages that have dense weights, which may be int8."""
+    return make_bench(request)
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, *CPU_FP8, *CUDA_FORMS, *CUDA_FP8])
+def kv_bench(request, checkpoint, precision):
+    """Of the stage that reads keys and values, which may be fp8."""
     return make_bench(request)
 
 
@@ -157,7 +176,8 @@ def test_qkv_rotates_and_keeps_keys_and_values(dense_bench, tokens, layer):
 
 @pytest.mark.parametrize("last", [0, 1, 15, 16, 127, 128, 300, 1023, 1024, 1299])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_attention_is_the_softmax_over_keys_and_sink(bench, last, layer):
+def test_attention_is_the_softmax_over_keys_and_sink(kv_bench, last, layer):
+    bench = kv_bench
     window = bench.window if layer == 0 else None
     first = 0 if window is None else max(0, last + 1 - window)
     kv = bench.fill_cache(layer, 1, range(first, last + 1))
@@ -174,7 +194,8 @@ def test_attention_is_the_softmax_over_keys_and_sink(bench, last, layer):
     assert relative_l2(got, want.reshape(1, -1)) < bench.attention_tolerance
 
 
-def test_attention_rows_of_other_sequences_do_not_matter(bench):
+def test_attention_rows_of_other_sequences_do_not_matter(kv_bench):
+    bench = kv_bench
     for sequence in range(3):
         bench.fill_cache(1, sequence, range(40))
     q = bench.random(6, bench.heads * bench.head_dim)
@@ -184,7 +205,8 @@ def test_attention_rows_of_other_sequences_do_not_matter(bench):
     assert np.array_equal(together, np.stack(alone))
 
 
-def test_attention_ignores_keys_before_the_window(bench):
+def test_attention_ignores_keys_before_the_window(kv_bench):
+    bench = kv_bench
     last = bench.window + 30
     bench.fill_cache(0, 0, range(last + 1))
     q = bench.random(1, bench.heads * bench.head_dim)
@@ -195,7 +217,8 @@ def test_attention_ignores_keys_before_the_window(bench):
     assert np.array_equal(bench.stages.attention(0, q, at([last])), before)
 
 
-def test_attention_of_equal_scores_is_n_over_n_plus_e_to_the_sink(bench):
+def test_attention_of_equal_scores_is_n_over_n_plus_e_to_the_sink(kv_bench):
+    bench = kv_bench
     n = 7
     shape = (bench.kv_heads, bench.head_dim)
     for position in range(n):
@@ -291,9 +314,12 @@ def test_int8_rows_on_cuda_get_the_bits_that_each_gets_alone(
                 assert np.array_equal(alone, many[first : first + count])
 
 
+@pytest.mark.parametrize("kv", ["f16", "fp8"])
 @pytest.mark.parametrize("tokens", [17, 80])
-def test_a_prompt_cut_anywhere_is_attended_to_the_same_bits(checkpoint, instruction_set, tokens):
-    bench = Bench(checkpoint, "fast", "cpu")
+def test_a_prompt_cut_anywhere_is_attended_to_the_same_bits(
+    checkpoint, instruction_set, tokens, kv
+):
+    bench = Bench(checkpoint, "fast", "cpu", kv=kv)
     positions = range(1000, 1000 + tokens)
     q = bench.random(tokens, bench.heads * bench.head_dim)
     for layer in (0, 1):
@@ -335,11 +361,12 @@ def test_many_rows_get_the_bits_that_each_gets_alone(
             assert np.array_equal(alone, many[each * first : each * (first + count)])
 
 
-def test_the_decode_form_beside_amx_is_that_of_avx512(checkpoint, take_instruction_set):
+@pytest.mark.parametrize("kv", ["f16", "fp8"])
+def test_the_decode_form_beside_amx_is_that_of_avx512(checkpoint, take_instruction_set, kv):
     got = {}
     for name in ("amx", "avx512"):
         take_instruction_set(name)
-        bench = Bench(checkpoint, "fast", "cpu", decode=True)
+        bench = Bench(checkpoint, "fast", "cpu", decode=True, kv=kv)
         x = bench.random(9, bench.hidden)
         q = bench.stages.qkv(1, x, at(range(9)))
         mixed = bench.stages.attention(1, q, at(range(9)))

@@ -45,7 +45,7 @@ struct KvLayer {
     int slots;      // positions in a page, or in the whole ring
     int window;     // keys a query sees, its own included; 0: all of them (pages)
     int key_tile;
-    DType type;  // of keys and values: float32 or float16
+    DType type;  // of keys and values: float32, float16 or fp8
 };
 
 struct Row {

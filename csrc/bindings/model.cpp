@@ -68,6 +68,7 @@ struct Options {
     DeviceChoice device;
     WeightFormat dense;
     Precision precision;
+    DType kv;
     int threads;
     bool deterministic = false;
     // None: by what the device has left once the weights are there.
@@ -77,8 +78,20 @@ struct Options {
 
 constexpr int64_t kMostBytes = int64_t{1} << 50;
 
+// "f16" is float32 in exact precision: what follows from that.
+DType to_kv(const py::object& kv, Precision precision) {
+    const auto type = static_cast<DType>(
+        choose("kv", kv, {{"f16", int(DType::kF16)}, {"fp8", int(DType::kFp8)}}));
+    if (precision == Precision::kFast) return type;
+    if (type == DType::kFp8)
+        throw InvalidArgument(
+            "kv is \"fp8\" and precision \"exact\", which keeps float32 keys and values; wanted "
+            "precision \"fast\" or kv \"f16\"");
+    return DType::kF32;
+}
+
 Options to_options(const py::object& device, const py::object& dense, const py::object& precision,
-                   const py::object& threads) {
+                   const py::object& kv, const py::object& threads) {
     Options o;
     o.device = to_device(device);
     o.dense = static_cast<WeightFormat>(choose(
@@ -86,6 +99,7 @@ Options to_options(const py::object& device, const py::object& dense, const py::
     o.precision = static_cast<Precision>(
         choose("precision", precision,
                {{"exact", int(Precision::kExact)}, {"fast", int(Precision::kFast)}}));
+    o.kv = to_kv(kv, o.precision);
     // 0 stands for all that the process may use.
     o.threads =
         static_cast<int>(to_optional_integer("threads", threads, 1, kMostThreads).value_or(0));
@@ -142,7 +156,7 @@ std::unique_ptr<LoadedModel> place(const ModelConfig& config,
     const size_t available =
         arrival ? before - std::min(before, weights->bytes) : backend->available_bytes();
     const EngineLimits limits = engine_limits(options, available);
-    auto model = std::make_unique<Model>(config, std::move(backend), std::move(weights),
+    auto model = std::make_unique<Model>(config, std::move(backend), std::move(weights), options.kv,
                                          options.deterministic);
     return std::make_unique<LoadedModel>(std::make_shared<Engine>(std::move(model), limits),
                                          arrival);
@@ -167,10 +181,10 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
                                   const std::vector<std::string>& files,
                                   const std::vector<SpecTuple>& tensors, const py::object& device,
                                   const py::object& dense, const py::object& precision,
-                                  const py::object& threads, const py::object& deterministic,
-                                  const py::dict& limits, const py::object& progress,
-                                  const py::object& wait) {
-    Options options = to_options(device, dense, precision, threads);
+                                  const py::object& kv, const py::object& threads,
+                                  const py::object& deterministic, const py::dict& limits,
+                                  const py::object& progress, const py::object& wait) {
+    Options options = to_options(device, dense, precision, kv, threads);
     options.deterministic = to_flag("deterministic", deterministic);
     read_limits(options, limits);
     std::vector<TensorSpec> specs;
@@ -189,10 +203,10 @@ std::unique_ptr<LoadedModel> load(const py::dict& config_dict,
 
 std::unique_ptr<LoadedModel> random(const py::dict& config_dict, const py::object& seed,
                                     const py::object& device, const py::object& dense,
-                                    const py::object& precision, const py::object& threads,
-                                    const py::object& deterministic, const py::dict& limits,
-                                    const py::object& progress) {
-    Options options = to_options(device, dense, precision, threads);
+                                    const py::object& precision, const py::object& kv,
+                                    const py::object& threads, const py::object& deterministic,
+                                    const py::dict& limits, const py::object& progress) {
+    Options options = to_options(device, dense, precision, kv, threads);
     options.deterministic = to_flag("deterministic", deterministic);
     read_limits(options, limits);
     const ModelConfig config = to_config(config_dict);
@@ -214,28 +228,28 @@ int fitting_context(const ModelConfig& config, const KvGeometry& kv, size_t avai
 }
 
 py::dict plan(const py::dict& config_dict, const py::object& device, const py::object& dense,
-              const py::object& precision, const py::object& threads,
+              const py::object& precision, const py::object& kv, const py::object& threads,
               const py::object& max_context_object) {
-    const Options options = to_options(device, dense, precision, threads);
+    const Options options = to_options(device, dense, precision, kv, threads);
     const ModelConfig config = to_config(config_dict);
     const auto max_context =
         static_cast<int>(to_integer("max_context", max_context_object, 1, config.max_context));
     const auto backend = make_backend(options.device, options.precision, options.threads);
     const PlacedModel outline = backend->outline(config, options.dense);
-    const KvGeometry kv(config, options.precision, backend->traits());
+    const KvGeometry geometry(config, options.kv, backend->traits());
     py::dict out;
     out["weight_bytes"] = outline.bytes;
     const size_t scratch =
         step_buffer_bytes(config, backend->traits()) + backend->scratch_bytes(config);
     const size_t taken = outline.bytes + scratch;
     out["scratch_bytes"] = scratch;
-    out["cache_bytes"] = kv.bytes(max_context);
+    out["cache_bytes"] = geometry.bytes(max_context);
     const size_t available = backend->available_bytes();
     out["available_bytes"] = available;
-    out["fitting_max_context"] = fitting_context(config, kv, available, taken);
+    out["fitting_max_context"] = fitting_context(config, geometry, available, taken);
     out["device"] = options.device.kind;
-    out["decode_bytes"] = decode_bytes(config, outline, kv, 0);
-    out["decode_bytes_at_max_context"] = decode_bytes(config, outline, kv, max_context - 1);
+    out["decode_bytes"] = decode_bytes(config, outline, geometry, 0);
+    out["decode_bytes_at_max_context"] = decode_bytes(config, outline, geometry, max_context - 1);
     return out;
 }
 
@@ -263,6 +277,7 @@ py::dict info(const LoadedModel& self) {
     ModelConfig config;
     size_t weight_bytes = 0, scratch_bytes = 0;
     bool deterministic = false;
+    const char* kv = "";
     EngineUse use;
     std::vector<std::pair<std::string, std::string>> kernels;
     std::vector<std::pair<std::string, double>> dense_errors;
@@ -274,6 +289,7 @@ py::dict info(const LoadedModel& self) {
             weight_bytes = model.weights().bytes;
             scratch_bytes = model.scratch_bytes();
             deterministic = model.deterministic();
+            kv = kv_name(model.kv().type);
             kernels = model.backend().describe();
             dense_errors = model.weights().dense_errors;
             use = self.engine().use();
@@ -286,6 +302,7 @@ py::dict info(const LoadedModel& self) {
     out["experts"] = config.experts;
     out["weight_bytes"] = weight_bytes;
     out["scratch_bytes"] = scratch_bytes;
+    out["kv"] = kv;
     out["deterministic"] = deterministic;
     for (const auto& [name, value] : kernels) backend[name.c_str()] = value;
     for (const auto& [name, error] : dense_errors) errors[name.c_str()] = error;
@@ -334,15 +351,17 @@ void bind_model(py::module_& m) {
     py::class_<LoadedModel>(m, "Model", "A model in memory. Made by load() or random().")
         .def_static("load", &load, py::arg("config"), py::arg("files"), py::arg("tensors"),
                     py::kw_only(), py::arg("device") = "auto", py::arg("dense") = "bf16",
-                    py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic") = false, py::arg("limits") = py::dict(),
-                    py::arg("progress") = py::none(), py::arg("wait") = true,
+                    py::arg("precision") = "fast", py::arg("kv") = "f16",
+                    py::arg("threads") = py::none(), py::arg("deterministic") = false,
+                    py::arg("limits") = py::dict(), py::arg("progress") = py::none(),
+                    py::arg("wait") = true,
                     "Places the tensors (name, dtype, shape, file, offset) of `files`.")
         .def_static("random", &random, py::arg("config"), py::kw_only(), py::arg("seed") = 0,
                     py::arg("device") = "auto", py::arg("dense") = "bf16",
-                    py::arg("precision") = "fast", py::arg("threads") = py::none(),
-                    py::arg("deterministic") = false, py::arg("limits") = py::dict(),
-                    py::arg("progress") = py::none(), "Random weights of the given shape.")
+                    py::arg("precision") = "fast", py::arg("kv") = "f16",
+                    py::arg("threads") = py::none(), py::arg("deterministic") = false,
+                    py::arg("limits") = py::dict(), py::arg("progress") = py::none(),
+                    "Random weights of the given shape.")
         .def("session", &session, py::arg("max_context") = py::none())
         .def(
             "load_session",
@@ -365,8 +384,9 @@ void bind_model(py::module_& m) {
         .def("decode_bytes", &decode_step_bytes, py::arg("position") = 0,
              "Bytes that decoding one token at the position reads.");
     m.def("plan", &plan, py::arg("config"), py::kw_only(), py::arg("device") = "auto",
-          py::arg("dense") = "bf16", py::arg("precision") = "fast", py::arg("threads") = py::none(),
-          py::arg("max_context"), "Bytes that a model of this shape takes; loads nothing.");
+          py::arg("dense") = "bf16", py::arg("precision") = "fast", py::arg("kv") = "f16",
+          py::arg("threads") = py::none(), py::arg("max_context"),
+          "Bytes that a model of this shape takes; loads nothing.");
 }
 
 }  // namespace gptoss

@@ -74,4 +74,12 @@ uint64_t fingerprint(Backend& backend, const ModelConfig& c, const PlacedModel& 
     return p.hash.value();
 }
 
+uint64_t with_kv(uint64_t fingerprint, DType kv) {
+    if (kv != DType::kFp8) return fingerprint;
+    Hash hash;
+    hash.add_value(fingerprint);
+    hash.add_value(kv);
+    return hash.value();
+}
+
 }  // namespace gptoss

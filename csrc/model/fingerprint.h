@@ -11,4 +11,8 @@ namespace gptoss {
 // device differ in it; a change deep inside one matrix alone does not show.
 uint64_t fingerprint(Backend& backend, const ModelConfig& config, const PlacedModel& weights);
 
+// The same of a model that keeps keys and values so. Those that follow from the precision alone
+// leave it as it is.
+uint64_t with_kv(uint64_t fingerprint, DType kv);
+
 }  // namespace gptoss

@@ -12,12 +12,8 @@ constexpr int kRingMultiple = 16;  // of every key_tile
 
 }  // namespace
 
-KvGeometry::KvGeometry(const ModelConfig& c, Precision precision, const BackendTraits& traits) {
-    // Keys and values follow a norm and are far below 65504; bfloat16's rounding, eight times
-    // float16's, would be nearly all of what fast results lose.
-    const DType type = precision == Precision::kExact ? DType::kF32 : DType::kF16;
-    kv_heads_ = c.kv_heads;
-    head_bytes_ = c.head_dim * dtype_bytes(type);
+KvGeometry::KvGeometry(const ModelConfig& c, DType kv_type, const BackendTraits& traits)
+    : type(kv_type), kv_heads_(c.kv_heads), head_bytes_(c.head_dim * dtype_bytes(type)) {
     const size_t position_bytes = 2 * kv_heads_ * head_bytes_;
     const int step_rows = std::max(traits.prefill_rows, traits.decode_rows);
     const int ring = static_cast<int>(round_up(c.sliding_window + step_rows, kRingMultiple));

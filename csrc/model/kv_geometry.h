@@ -9,13 +9,20 @@
 
 namespace gptoss {
 
+// The name of a type of keys and values: of the option kv, or "f32".
+constexpr const char* kv_name(DType type) {
+    return type == DType::kFp8 ? "fp8" : type == DType::kF16 ? "f16" : "f32";
+}
+
 // Full layers share pages: one page holds kPageTokens positions of all of them. Windowed layers
 // share one ring, long enough that a step may write before its first row has read.
 struct KvGeometry {
     static constexpr int kPageTokens = 128;
 
-    KvGeometry(const ModelConfig& config, Precision precision, const BackendTraits& traits);
+    // type: of keys and values, one of those of KvLayer.
+    KvGeometry(const ModelConfig& config, DType type, const BackendTraits& traits);
 
+    DType type;
     std::vector<KvLayer> layers;
     size_t page_bytes = 0;
     size_t ring_bytes = 0;

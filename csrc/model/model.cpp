@@ -83,14 +83,14 @@ std::unique_ptr<PlacedModel> place_model(Backend& backend, const ModelConfig& co
 }
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
-             std::unique_ptr<PlacedModel> weights, bool deterministic)
+             std::unique_ptr<PlacedModel> weights, DType kv, bool deterministic)
     : config_(config),
       backend_(std::move(backend)),
       traits_(backend_->traits()),
       weights_(std::move(weights)),
       deterministic_(deterministic),
       prompt_form_(deterministic && !traits_.forms_agree ? Form::kDecode : Form::kPrefill),
-      kv_(config, backend_->precision(), traits_),
+      kv_(config, kv, traits_),
       concentration_(rope_concentration(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),
       memory_(backend_->allocate(step_buffer_bytes(config, traits_), "the buffers of a step")),
@@ -138,10 +138,10 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
     wait_for_weights(interrupt);  // logits are next
 }
 
-uint64_t Model::fingerprint() {
+uint64_t Model::fingerprint(DType kv) {
     wait_for_weights({});
     if (!fingerprint_) fingerprint_ = gptoss::fingerprint(*backend_, config_, *weights_);
-    return *fingerprint_;
+    return with_kv(*fingerprint_, kv);
 }
 
 void Model::forward(std::span<const Row> rows, Form form, const Interrupt& interrupt) {

@@ -58,9 +58,9 @@ struct Choice {
 // backend's memory.
 class Model {
   public:
-    // deterministic: a prompt's tokens get the bits of the decode form.
+    // kv: of keys and values. deterministic: a prompt's tokens get the bits of the decode form.
     Model(const ModelConfig& config, std::unique_ptr<Backend> backend,
-          std::unique_ptr<PlacedModel> weights, bool deterministic);
+          std::unique_ptr<PlacedModel> weights, DType kv, bool deterministic);
 
     const ModelConfig& config() const { return config_; }
     const BackendTraits& traits() const { return traits_; }
@@ -88,8 +88,10 @@ class Model {
     std::vector<Choice> decode(std::span<const Row> rows, std::span<const SampleRequest> requests,
                                bool more, const Interrupt& interrupt);
 
-    // What tells this model from others (fingerprint.h).
-    uint64_t fingerprint();
+    // What tells this model from others (fingerprint.h); or what would, with keys and values of
+    // another type.
+    uint64_t fingerprint() { return fingerprint(kv_.type); }
+    uint64_t fingerprint(DType kv);
     // forward() does, for the parts that it comes to.
     void wait_for_weights(const Interrupt& interrupt) const;
     // To be called before a cache changes in another way than by forward() and decode().

@@ -35,7 +35,7 @@ StageRunner::StageRunner(Model& model, int sequences, int max_context, Form form
 
 void StageRunner::open(Sequence& s) {
     const KvGeometry& kv = model_.kv();
-    // All ones is a NaN in float32 and in float16.
+    // All ones is a NaN in float32, float16 and fp8.
     const std::vector<uint8_t> poison(kv.bytes(max_context_), 0xff);
     s.cache = upload(poison);
     for (int p = 0; p < kv.pages(max_context_); ++p)
@@ -149,8 +149,8 @@ StageRunner::Floats StageRunner::cached(int layer, SequencePosition at) const {
             Tile tile = read_tile(layer, at, head, value);
             for (int d = 0; d < c.head_dim; ++d) {
                 const std::byte* p = element(tile, kv, d, value);
-                out.push_back(kv.type == DType::kF16 ? to_float(*reinterpret_cast<const f16*>(p))
-                                                     : *reinterpret_cast<const float*>(p));
+                out.push_back(with_kv_type(
+                    kv.type, [&]<class T>(T) { return to_float(*reinterpret_cast<const T*>(p)); }));
             }
         }
     }
@@ -168,10 +168,8 @@ void StageRunner::set_cached(int layer, SequencePosition at, const Floats& key_v
             Tile tile = read_tile(layer, at, head, value);
             for (int d = 0; d < c.head_dim; ++d, ++from) {
                 std::byte* p = element(tile, kv, d, value);
-                if (kv.type == DType::kF16)
-                    *reinterpret_cast<f16*>(p) = to_f16(*from);
-                else
-                    *reinterpret_cast<float*>(p) = *from;
+                with_kv_type(kv.type,
+                             [&]<class T>(T) { *reinterpret_cast<T*>(p) = from_float<T>(*from); });
             }
             model_.backend().write(tile.at, tile.bytes.data(), tile.bytes.size());
         }

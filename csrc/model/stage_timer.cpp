@@ -60,16 +60,14 @@ struct Bench {
     // Keys and values in [-1, 1], one piece of them over and over.
     StageMemory random_cache(size_t bytes) {
         constexpr size_t kPiece = size_t{1} << 20;
-        const bool half = model.kv().layers[0].type == DType::kF16;
         std::vector<std::byte> piece(kPiece);
-        for (size_t i = 0; i < kPiece / (half ? 2 : 4); ++i) {
-            const auto value = static_cast<float>(2 * random_unit(5, i) - 1);
-            const f16 rounded = to_f16(value);
-            if (half)
-                std::memcpy(piece.data() + 2 * i, &rounded, 2);
-            else
-                std::memcpy(piece.data() + 4 * i, &value, 4);
-        }
+        with_kv_type(model.kv().type, [&]<class T>(T) {
+            for (size_t i = 0; i < kPiece / sizeof(T); ++i) {
+                const auto value = static_cast<float>(2 * random_unit(5, i) - 1);
+                const T rounded = from_float<T>(value);
+                std::memcpy(piece.data() + sizeof(T) * i, &rounded, sizeof(T));
+            }
+        });
         StageMemory memory = model.backend().allocate(bytes, "timing a stage");
         for (size_t at = 0; at < bytes; at += kPiece)
             model.backend().write(memory.data() + at, piece.data(), std::min(kPiece, bytes - at));

@@ -9,7 +9,7 @@
 namespace gptoss {
 namespace {
 
-// NaN as float16, bfloat16 and float32.
+// NaN as fp8, float16 and float32.
 constexpr auto kPoison = std::byte{0xff};
 
 bool asked_to_poison() {

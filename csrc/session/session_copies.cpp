@@ -111,6 +111,11 @@ std::shared_ptr<Session> Session::load(std::shared_ptr<Engine> engine, const std
     SessionReader file(path);
     const SavedHeader& header = file.header();
     engine->step([&](Model& model) {
+        const DType kv = model.kv().type;
+        for (const DType other : {DType::kF16, DType::kFp8})
+            if (header.model != model.fingerprint() && header.model == model.fingerprint(other))
+                file.refuse(message("was saved with kv \"", kv_name(other), "\", this model has \"",
+                                    kv_name(kv), "\""));
         if (header.model != model.fingerprint())
             file.refuse("was saved from a model of other weights, options or device");
         const int most = model.config().max_context;

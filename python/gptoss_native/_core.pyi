@@ -95,6 +95,7 @@ class Model:
         device: str = "auto",
         dense: str = "bf16",
         precision: str = "fast",
+        kv: str = "f16",
         threads: int | None = None,
         deterministic: bool,
         limits: Mapping[str, int | None],
@@ -109,6 +110,7 @@ class Model:
         device: str = "auto",
         dense: str = "bf16",
         precision: str = "fast",
+        kv: str = "f16",
         threads: int | None = None,
         deterministic: bool,
         limits: Mapping[str, int | None],
@@ -146,6 +148,7 @@ def plan(
     device: str = "auto",
     dense: str = "bf16",
     precision: str = "fast",
+    kv: str = "f16",
     threads: int | None = None,
     max_context: int,
 ) -> dict[str, Any]: ...

@@ -23,6 +23,7 @@ def plan(
     device: str = "auto",
     dense: str = "bf16",
     precision: str = "fast",
+    kv: str = "f16",
     threads: int | None = None,
     max_context: int | None = None,
     measure: bool = True,
@@ -54,6 +55,7 @@ def plan(
         device=device,
         dense=dense,
         precision=precision,
+        kv=kv,
         threads=threads,
         max_context=max_context,
     )

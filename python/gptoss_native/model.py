@@ -44,6 +44,7 @@ class Model(Closing):
         device: str = "auto",
         dense: str = "bf16",
         precision: str = "fast",
+        kv: str = "f16",
         threads: int | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -55,10 +56,13 @@ class Model(Closing):
         device: "auto" or "cpu". dense: "bf16" as published, or "int8", which requantises
         attention and unembedding in blocks of 32 (`info()` says what it lost: `"dense_errors"` by
         tensor, `"worst_dense_error"`).
-        precision: "fast", or "exact" with float32 activations and cache. threads: all that the
-        process may use, or so many. deterministic: a text's numbers are the same bits whether it
-        was generated or fed as a prompt, for slower prompts. limits: what its sessions may take
-        together; those of `Limits()`. progress is called with (bytes done,
+        precision: "fast", or "exact" with float32 activations and cache.
+        kv: how keys and values are kept with "fast": "f16" (float16), or "fp8", which takes half
+        the memory and half the bytes of a long context's attention: E4M3 has 4 significant bits,
+        a relative rounding error of at most 2^-4 from 2^-6 up to 448, beyond which a value is 448.
+        threads: all that the process may use, or so many. deterministic: a text's numbers are the
+        same bits whether it was generated or fed as a prompt, for slower prompts. limits: what its
+        sessions may take together; those of `Limits()`. progress is called with (bytes done,
         bytes in all) from this thread; what it raises ends the loading and frees everything.
         wait: False returns once the files are checked and there is memory for all of it. The
         weights are read behind, a prompt is computed as far as they are there, and a call that
@@ -76,6 +80,7 @@ class Model(Closing):
             device=device,
             dense=dense,
             precision=precision,
+            kv=kv,
             threads=threads,
             deterministic=deterministic,
             limits=_native(limits),
@@ -93,6 +98,7 @@ class Model(Closing):
         device: str = "auto",
         dense: str = "bf16",
         precision: str = "fast",
+        kv: str = "f16",
         threads: int | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -111,6 +117,7 @@ class Model(Closing):
             device=device,
             dense=dense,
             precision=precision,
+            kv=kv,
             threads=threads,
             deterministic=deterministic,
             limits=_native(limits),
@@ -125,6 +132,7 @@ class Model(Closing):
         device: str = "auto",
         dense: str = "bf16",
         precision: str = "fast",
+        kv: str = "f16",
         threads: int | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -135,6 +143,7 @@ class Model(Closing):
             device=device,
             dense=dense,
             precision=precision,
+            kv=kv,
             threads=threads,
             deterministic=deterministic,
             limits=limits,
@@ -173,8 +182,9 @@ class Model(Closing):
         """Return a session that goes on from a file of `Session.save`, to the same bits.
 
         Raises CheckpointError naming the file if it cannot be read, is no saved session, is damaged
-        or was saved from a model of other weights, options or another kind of device: nothing has
-        changed then. Raises OutOfMemory, EngineBusy when others' caches take all there is.
+        or was saved from a model of other weights, options (kv, too) or another kind of device:
+        nothing has changed then. Raises OutOfMemory, EngineBusy when others' caches take all there
+        is.
         """
         path = checked_path(path)
         self.wait()  # what tells this model from others is in its weights

@@ -40,6 +40,7 @@ class Options(BaseModel):
     device: str = "auto"
     dense: str = "bf16"
     precision: str = "fast"
+    kv: str = "f16"
     threads: int | None = Field(default=None, ge=1)  # of a replica
     replicas: int = Field(default=1, ge=1)  # at first, where there may be more
     max_replicas: int | None = Field(default=None, ge=1)  # with more requests; None: no scaling
@@ -94,7 +95,8 @@ def _builder(options: Options, settings: Settings, limits: Limits) -> Callable[[
     """Return what a replica calls, once it is on its machine."""
 
     def build() -> ASGIApp:
-        placing = {name: getattr(options, name) for name in ("device", "dense", "precision")}
+        names = ("device", "dense", "precision", "kv")
+        placing = {name: getattr(options, name) for name in names}
         placing |= {"threads": options.threads, "limits": limits}
         if options.checkpoint is None:
             model = Model.demo(**placing)

@@ -101,7 +101,11 @@ void attend_unit(const Kernels& kernels, const AttentionArgs& a, int64_t t, int 
     u.next_tiles = next_tiles;
     u.begin = first - origin;
     u.end = last + 1 - origin;
-    (a.kv.type == DType::kF16 ? kernels.attention_f16 : kernels.attention_float)(u);
+    switch (a.kv.type) {
+        case DType::kFp8: return kernels.attention_fp8(u);
+        case DType::kF16: return kernels.attention_f16(u);
+        default: return kernels.attention_float(u);
+    }
 }
 
 }  // namespace

@@ -5,8 +5,25 @@
 // Scores stand 16 positions to a vector; a value's head_dim elements do. Lanes outside
 // [begin, end) may hold anything, NaN included: they are replaced before use, or never loaded.
 
-inline F32x16 load_kv(const float* p) { return load(p); }
-inline F32x16 load_kv(const f16* p) { return load_f16(p); }
+// What load_kv takes at once of a type, and what its values are to be multiplied by.
+template <class T>
+constexpr int kKvVectors = 1;
+template <>
+constexpr int kKvVectors<fp8> = kFp8Vectors;
+template <class T>
+constexpr float kKvUnit = 1;
+template <>
+constexpr float kKvUnit<fp8> = kFp8Unit;
+
+inline void load_kv(const float* p, F32x16* out) { *out = load(p); }
+inline void load_kv(const f16* p, F32x16* out) { *out = load_f16(p); }
+inline void load_kv(const fp8* p, F32x16* out) { load_fp8(p, out); }
+
+template <class T>
+inline F32x16 in_units(F32x16 x) {
+    if constexpr (kKvUnit<T> != 1) return x * splat(kKvUnit<T>);
+    return x;
+}
 
 // What is needed later comes to the second cache line by line, between the sums: all at once it
 // would fill the core's queue of misses and stop the sums.
@@ -24,17 +41,23 @@ inline void score_tiles(const AttentionUnit& u, int head, int t, F32x16* largest
     each<N>([&](int n) { keys[n] = reinterpret_cast<const T*>(u.keys[t + n]); });
     F32x16 score[N * G];
     each<N * G>([&](int i) { score[i] = splat(0); });
-    for (int d = 0; d < u.head_dim; ++d) {
-        F32x16 key[N];
+    constexpr int kD = kKvVectors<T>;  // dimensions at once
+    constexpr size_t kBytes = kKvTile * sizeof(T) * kD;
+    for (int d = 0; d < u.head_dim; d += kD) {
+        F32x16 key[N * kD];
         each<N>([&](int n) {
-            key[n] = load_kv(keys[n] + kKvTile * d);
-            prefetch_bytes<kKvTile * sizeof(T)>(u.values[t + n] + kKvTile * sizeof(T) * d);
+            load_kv(keys[n] + kKvTile * d, key + n * kD);
+            prefetch_bytes<kBytes>(u.values[t + n] + kBytes / kD * d);
         });
-        each<N * G>(
-            [&](int i) { score[i] = fma(key[i / G], splat(q[i % G * u.head_dim + d]), score[i]); });
+        each<kD>([&](int e) {
+            each<N * G>([&](int i) {
+                score[i] = fma(key[i / G * kD + e], splat(q[i % G * u.head_dim + d + e]), score[i]);
+            });
+        });
     }
     each<N * G>([&](int i) {
         const int tile = t + i / G, g = i % G;
+        score[i] = in_units<T>(score[i]);
         score[i] = keep(score[i], u.begin - kKvTile * tile, u.end - kKvTile * tile, splat(lowest));
         largest[g] = max(largest[g], score[i]);
         store(u.scores + ((head + g) * u.tiles + tile) * kKvTile, score[i]);
@@ -84,16 +107,19 @@ void sum_values(const AttentionUnit& u, int head) {
             for (int position = begin; position < end; ++position) {
                 prefetch_bytes<kBytes>(next + kBytes * position);
                 F32x16 value[kVectors];
-                each<kVectors>(
-                    [&](int n) { value[n] = load_kv(values + position * u.head_dim + 16 * n); });
+                each<kVectors / kKvVectors<T>>([&](int n) {
+                    const int at = n * kKvVectors<T>;
+                    load_kv(values + position * u.head_dim + 16 * at, value + at);
+                });
                 each<kVectors * G>([&](int i) {
                     const float weight = scores[i % G * u.tiles * kKvTile + position];
                     out[i] = fma(value[i / G], splat(weight), out[i]);
                 });
             }
         }
-        each<kVectors * G>(
-            [&](int i) { store(u.out + (head + i % G) * u.head_dim + d + 16 * (i / G), out[i]); });
+        each<kVectors * G>([&](int i) {
+            store(u.out + (head + i % G) * u.head_dim + d + 16 * (i / G), in_units<T>(out[i]));
+        });
     }
 }
 

@@ -179,7 +179,7 @@ std::vector<std::pair<std::string, std::string>> CpuBackend::describe() const {
         {"threads", std::to_string(pool_.threads())},
         {"embed", "table look-up"},
         {"qkv", forms(dense)},
-        {"attention", forms(isa + (fast ? ", float16 cache" : ", float32 cache"))},
+        {"attention", forms(isa)},
         {"attn_out", forms(dense)},
         {"router", isa + ", bf16 with float32 activations"},
         {"moe_up", forms(isa + ", mxfp4" + blocks)},

@@ -70,13 +70,8 @@ void keep_head(const KvSlot& slot, const float* k, const float* v, int head_dim)
     T* keys = reinterpret_cast<T*>(slot.key_tile) + slot.lane;
     T* values = reinterpret_cast<T*>(slot.value_tile) + slot.lane * head_dim;
     for (int d = 0; d < head_dim; ++d) {
-        if constexpr (std::is_same_v<T, f16>) {
-            keys[d * kKvTile] = to_f16(k[d]);
-            values[d] = to_f16(v[d]);
-        } else {
-            keys[d * kKvTile] = k[d];
-            values[d] = v[d];
-        }
+        keys[d * kKvTile] = from_float<T>(k[d]);
+        values[d] = from_float<T>(v[d]);
     }
 }
 
@@ -113,10 +108,9 @@ void CpuBackend::qkv(const QkvArgs& a) {
         for (int head = 0; head < a.kv_heads; ++head) {
             const KvSlot slot = kv_slot(*row.kv, a.kv, row.position, head, a.kv_heads, a.head_dim);
             const int offset = head * a.head_dim;
-            if (a.kv.type == DType::kF16)
-                keep_head<f16>(slot, k + offset, v + offset, a.head_dim);
-            else
-                keep_head<float>(slot, k + offset, v + offset, a.head_dim);
+            with_kv_type(a.kv.type, [&]<class T>(T) {
+                keep_head<T>(slot, k + offset, v + offset, a.head_dim);
+            });
         }
     });
 }

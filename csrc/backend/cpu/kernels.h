@@ -84,6 +84,7 @@ struct Kernels {
     void (*quantize)(const float* x, int n, const BlockRow& row, int first_block);
     // out = min(g, limit) * sigmoid(1.702 min(g, limit)) * (clip(u, -limit, limit) + 1)
     void (*swiglu)(const float* gate, const float* up, int n, float limit, float* out);
+    void (*attention_fp8)(const AttentionUnit& unit);
     void (*attention_f16)(const AttentionUnit& unit);
     void (*attention_float)(const AttentionUnit& unit);
     float (*max)(const float* x, int n);

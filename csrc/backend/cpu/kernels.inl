@@ -26,6 +26,7 @@ const Kernels kKernels = {
     rms_norm,
     quantize,
     swiglu,
+    attention<fp8>,
     attention<f16>,
     attention<float>,
     max,

@@ -52,7 +52,8 @@ void swiglu(const StripOutputs& out, int row, const float* bias, float limit, co
 
 }  // namespace
 
-const Tiles kTiles = {false, begin, end, product, convert, swiglu, nullptr, attention};
+const Tiles kTiles = {false,   begin,          end,           product, convert, swiglu,
+                      nullptr, attention<fp8>, attention<f16>};
 
 }  // namespace gptoss::cpu::amx
 #endif

@@ -15,7 +15,7 @@ namespace {
 #include "backend/cpu/wide_product.inl"
 }  // namespace
 
-const Tiles kTiles = {true,         no_registers, no_registers, wide_product,
-                      wide_convert, nullptr,      wide_swiglu,  nullptr};
+const Tiles kTiles = {true,    no_registers, no_registers, wide_product, wide_convert,
+                      nullptr, wide_swiglu,  nullptr,      nullptr};
 }  // namespace gptoss::cpu::avx512
 #endif

@@ -27,9 +27,9 @@ static_assert(sizeof(AttentionScratch) <= kAttentionBytes);
 
 inline __m512i bits(__m512bh x) { return reinterpret_cast<__m512i&>(x); }
 
-// 16 float16 of two rows each, as 16 pairs of bf16.
-inline __m512i bf16_pairs(__m256i even, __m256i odd) {
-    const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_cvtph_ps(odd), _mm512_cvtph_ps(even));
+// 16 elements of two rows each, as 16 pairs of bf16.
+inline __m512i bf16_pairs(__m512 even, __m512 odd) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(odd, even);
     const __m512i interleave =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -69,28 +69,41 @@ inline void transpose_tile(std::byte* tile) {
     for (int i = 0; i < 16; ++i) _mm512_store_si512(tile + 64 * i, rows[i]);
 }
 
-inline __m256i load_half(const void* p) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+inline __m256i load_elements(const f16* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline __m128i load_elements(const fp8* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+inline __m512i bf16_pairs(__m256i even, __m256i odd) {
+    return bf16_pairs(_mm512_cvtph_ps(even), _mm512_cvtph_ps(odd));
+}
+inline __m512i bf16_pairs(__m128i even, __m128i odd) {
+    F32x16 v[2];
+    widen_fp8(_mm256_set_m128i(odd, even), v);
+    return bf16_pairs((v[0] * splat(kFp8Unit)).v, (v[1] * splat(kFp8Unit)).v);
 }
 
 // Keys [head_dim][16] of one tile of the cache.
+template <class T>
 inline void unpack_keys(const void* keys, int head_dim, std::byte (*to)[kTileBytes]) {
-    const auto* from = static_cast<const f16*>(keys);
+    const auto* from = static_cast<const T*>(keys);
     for (int d = 0; d < head_dim; d += 2)
         _mm512_store_si512(
             to[d / kTileColumns] + d % kTileColumns / 2 * 64,
-            bf16_pairs(load_half(from + d * kKvTile), load_half(from + (d + 1) * kKvTile)));
+            bf16_pairs(load_elements(from + d * kKvTile), load_elements(from + (d + 1) * kKvTile)));
 }
 
 // Values [16][head_dim] of tile `tile` of the 64 keys; zero where no token sees them: there may be
 // anything.
+template <class T>
 inline void unpack_values(const void* values, int head_dim, int tile, int begin, int end,
                           AttentionScratch& s) {
-    const auto* from = static_cast<const f16*>(values);
+    const auto* from = static_cast<const T*>(values);
     const auto load_or_zero = [&](int key, int d) {
         const int place = tile * kKvTile + key;
         const bool seen = begin <= place && place < end;
-        return seen ? load_half(from + key * head_dim + d) : _mm256_setzero_si256();
+        return seen ? load_elements(from + key * head_dim + d) : decltype(load_elements(from)){};
     };
     for (int d = 0; d < head_dim; d += 16)
         for (int key = 0; key < kKvTile; key += 2) {
@@ -234,13 +247,14 @@ void convert_row(const float* x, float factor, int n, std::byte* out, size_t str
 }
 
 // Keys and values of 64 positions from `key` on as operands, and on to those after them.
+template <class T>
 inline void unpack(const TileAttention& a, AttentionScratch& s, int begin, int end,
                    const void* const*& keys, const void* const*& values) {
     for (int t = 0; t < kPositions; ++t) {
         // Beyond the last key, and before the first tile that is seen, there is no memory.
         const bool there = t * kKvTile < end && (t + 1) * kKvTile > begin;
-        if (there) unpack_keys(*keys, a.head_dim, s.keys[t]);
-        unpack_values(*values, a.head_dim, t, there ? begin : 0, there ? end : 0, s);
+        if (there) unpack_keys<T>(*keys, a.head_dim, s.keys[t]);
+        unpack_values<T>(*values, a.head_dim, t, there ? begin : 0, there ? end : 0, s);
         if (t * kKvTile < end) ++keys, ++values;
         for (int k = 0; there && k < a.head_dim / kTileColumns; ++k) transpose_tile(s.keys[t][k]);
     }
@@ -248,6 +262,7 @@ inline void unpack(const TileAttention& a, AttentionScratch& s, int begin, int e
         for (int d = 0; d < a.head_dim / kKvTile; ++d) transpose_tile(of_keys[d]);
 }
 
+template <class T>
 void attention(const TileAttention& a) {
     auto& s = *reinterpret_cast<AttentionScratch*>(a.scratch);
     const int rows = a.tokens * a.heads, depth = a.head_dim / kTileColumns;
@@ -277,7 +292,7 @@ void attention(const TileAttention& a) {
     const Seen first_sees = seen_by(a.position, a.window, a.origin);
     const void *const *keys = a.keys, *const *values = a.values;
     for (int key = a.origin; key <= last; key += kTileKeys) {
-        unpack(a, s, key == a.origin ? first_sees.begin : 0, last + 1 - key, keys, values);
+        unpack<T>(a, s, key == a.origin ? first_sees.begin : 0, last + 1 - key, keys, values);
         const auto oldest = [&](int pair) {
             return seen_by(s.position[pair * kPairRows], a.window, key);
         };

@@ -184,7 +184,7 @@ void CpuBackend::attention_tiled(const AttentionArgs& a) {
         }
         u.scratch = scratch_.attention + thread * kAttentionBytes;
         prompt_tiles_->begin();
-        prompt_tiles_->attention(u);
+        (a.kv.type == DType::kFp8 ? prompt_tiles_->attention_fp8 : prompt_tiles_->attention_f16)(u);
         prompt_tiles_->end();
     });
 }

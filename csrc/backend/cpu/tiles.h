@@ -97,7 +97,9 @@ struct Tiles {
                    const TileRow& to);
     void (*swiglu_float)(const StripOutputs& out, int row, const float* bias, float limit,
                          float* to);
-    void (*attention)(const TileAttention& attention);  // null where scaled
+    // By the type of keys and values; null where scaled.
+    void (*attention_fp8)(const TileAttention& attention);
+    void (*attention_f16)(const TileAttention& attention);
 
     size_t tile_bytes() const { return kTileBytes + (scaled ? kTileRows * sizeof(float) : 0); }
 };

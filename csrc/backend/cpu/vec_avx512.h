@@ -115,6 +115,23 @@ inline F32x16 load_bf16(const void* p) {
 inline F32x16 load_f16(const void* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
+constexpr int kFp8Vectors = 2;   // that load_fp8 gives
+constexpr float kFp8Unit = 256;  // what they are to be multiplied by
+// A byte's bits one place further down are the float16 of a 256th of its value, subnormal or not. A
+// NaN's carry into the top bit of the exponent, which is free, makes it one.
+inline void widen_fp8(__m256i bytes, F32x16* out) {
+    const __m512i upper = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);
+    const __m512i top = _mm512_set1_epi16(0x4000);
+    const __m512i half = _mm512_andnot_si512(top, _mm512_srai_epi16(upper, 1));
+    const __m512i carried = _mm512_add_epi16(half, _mm512_set1_epi16(0x80));
+    // half | (carried & top)
+    const __m512i halves = _mm512_ternarylogic_epi32(half, carried, top, 0xf8);
+    out[0] = {_mm512_cvtph_ps(_mm512_castsi512_si256(halves))};
+    out[1] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
+}
+inline void load_fp8(const void* p, F32x16* out) {
+    widen_fp8(_mm256_loadu_si256(static_cast<const __m256i*>(p)), out);
+}
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
     const __m512i pairs = _mm512_loadu_si512(p);

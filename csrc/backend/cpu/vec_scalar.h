@@ -176,6 +176,12 @@ inline F32x16 load_f16(const void* p) {
     const auto* halves = static_cast<const f16*>(p);
     return lanes<F32x16>([&](int i) { return to_float(halves[i]); });
 }
+constexpr int kFp8Vectors = 1;  // that load_fp8 gives
+constexpr float kFp8Unit = 1;   // what they are to be multiplied by
+inline void load_fp8(const void* p, F32x16* out) {
+    const auto* bytes = static_cast<const fp8*>(p);
+    *out = lanes<F32x16>([&](int i) { return to_float(bytes[i]); });
+}
 // 16 pairs: the first and the second of each.
 inline void load_bf16_pairs(const void* p, F32x16& first, F32x16& second) {
     const I32x16 pairs = load_int(p);

@@ -36,6 +36,12 @@ def _add_placing(parser: argparse.ArgumentParser) -> None:
         metavar="fast|exact",
         help="default: fast; exact computes with float32 activations",
     )
+    group.add_argument(
+        "--kv",
+        default="f16",
+        metavar="f16|fp8",
+        help="keys and values: float16 (the default), or in half the memory, rounded more",
+    )
     group.add_argument("--threads", type=count, metavar="N", help="default: all there are")
     group.add_argument(
         "--max-context",

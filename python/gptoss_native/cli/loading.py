@@ -53,6 +53,7 @@ def load(args: argparse.Namespace, limits: Limits | None = None) -> Model:
             device=args.device,
             dense=args.dense,
             precision=args.precision,
+            kv=args.kv,
             threads=args.threads,
             limits=limits,
             progress=bar.draw,

@@ -44,6 +44,7 @@ def show_plan(args: argparse.Namespace) -> None:
         device=args.device,
         dense=args.dense,
         precision=args.precision,
+        kv=args.kv,
         threads=args.threads,
         max_context=args.max_context,
     )
@@ -51,7 +52,7 @@ def show_plan(args: argparse.Namespace) -> None:
         print(json.dumps({"model": str(name)} | found))
         return
     title = "the small bundled model" if args.checkpoint is None else args.checkpoint
-    print(f"{title}: dense {args.dense}, precision {args.precision}")
+    print(f"{title}: dense {args.dense}, precision {args.precision}, kv {args.kv}")
     _print_rows(
         {
             "weights": gibibytes(found["weight_bytes"]),
@@ -81,7 +82,7 @@ def _availability(found: dict[str, Any]) -> str:
     if found["fits"]:
         return f"{gibibytes(available)}: it fits"
     lacking = gibibytes(found["total_bytes"] - available)
-    hint = "a smaller --max-context or --dense int8 takes less"
+    hint = "a smaller --max-context, --dense int8 or --kv fp8 takes less"
     if found["fitting_max_context"]:
         hint = f"--max-context {found['fitting_max_context']} would fit"
     return f"{gibibytes(available)}: IT DOES NOT FIT, {lacking} are lacking; {hint}"
