@@ -7,7 +7,8 @@ Needs one NVIDIA GPU, nvcc, CMake, pip, pybind11, scikit-build-core, numpy and w
 no network. DIR gets gpu.json (all figures, written after each), table.txt, build.log, pytest.log.
 Each shape and the checks run in processes of their own: one that dies takes no other along. What
 does not fit --minutes is skipped with a line. Exit status 1 if a check or a part failed.
-20b-int8 is 20b with int8 dense weights, at the first context, with one and eight rows.
+20b-int8 is 20b with int8 dense weights, at the first context, with one and eight rows; 20b-fp8 is
+20b with an fp8 cache, at the two longest.
 
 --device cuda-emulated with --shapes tiny and short --contexts runs the same without a card.
 """
@@ -28,7 +29,8 @@ HERE = Path(__file__).resolve().parent
 PARTS = ("build", "check", "rates", "stages", "decode", "prefill")
 CHECK_S = 150  # at most
 # The least a shape is begun with: making its weights, then its short measurements.
-SHAPE_S = {"20b": 50, "20b-int8": 45, "120b": 130, "tiny": 10, "tiny-int8": 10}
+SHAPE_S = {"20b": 50, "20b-int8": 45, "20b-fp8": 75, "120b": 130}
+SHAPE_S |= dict.fromkeys(("tiny", "tiny-int8", "tiny-fp8"), 10)
 DEFAULT_SHAPES = ["20b", "20b-int8", "120b"]
 
 
@@ -92,6 +94,7 @@ def parse(arguments=None):
     )
     out.add_argument("--minutes", type=float, default=9, help="for everything (9)")
     out.add_argument("--dense", default="bf16", choices=("bf16", "int8"))
+    out.add_argument("--kv", default="f16", choices=("f16", "fp8"))
     out.add_argument("--rows", type=numbers, default=[1, 2, 4, 8], help="decode rows (1,2,4,8)")
     out.add_argument("--prefill-rows", type=numbers, default=[512, 1024], help="(512,1024)")
     out.add_argument(
@@ -130,6 +133,22 @@ def run_child(report, shape, script, options, environment, until):
         report.say("failed", f"{script} {shape or ''}".strip() + f" {how}")
 
 
+def shape_options(arguments, shape):
+    names = ("device", "dense", "kv", "rows", "prefill_rows", "contexts", "prompts", "new_tokens")
+    options = {name: getattr(arguments, name) for name in names}
+    name, _, variant = shape.partition("-")
+    contexts = options["contexts"]
+    variants = {
+        "int8": {"dense": "int8", "contexts": contexts[:1]},
+        "fp8": {"kv": "fp8", "contexts": contexts[-2:]},
+    }
+    if variant:
+        options |= variants[variant]
+        options["prefill_rows"] = options["prefill_rows"][:1]
+        options["rows"] = sorted({min(options["rows"]), max(options["rows"])})
+    return options | {"shape": name}
+
+
 def measure_shapes(report, arguments, environment, end):
     parts = [p for p in arguments.parts if p in ("rates", "stages", "decode", "prefill")]
     for index, shape in enumerate(arguments.shapes if parts else []):
@@ -138,13 +157,7 @@ def measure_shapes(report, arguments, environment, end):
             report.say("notes", f"{shape} skipped: {end - time.time():.0f} s left")
             continue
         report.data["shapes"][shape] = {}
-        names = ("device", "dense", "rows", "prefill_rows", "contexts", "prompts", "new_tokens")
-        options = {name: getattr(arguments, name) for name in names}
-        options |= {"shape": shape, "parts": parts}
-        if shape.endswith("-int8"):
-            options |= {"shape": shape.removesuffix("-int8"), "dense": "int8"}
-            options |= {name: options[name][:1] for name in ("contexts", "prefill_rows")}
-            options["rows"] = sorted({min(options["rows"]), max(options["rows"])})
+        options = shape_options(arguments, shape) | {"parts": parts}
         run_child(report, shape, "gpu_shape.py", options, environment, until)
 
 
@@ -191,6 +204,7 @@ def main():
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "device": arguments.device,
         "dense": arguments.dense,
+        "kv": arguments.kv,
         "contexts": arguments.contexts,
         "card": gpu_build.card(),
         "nvcc": gpu_build.nvcc_version(),

@@ -169,7 +169,7 @@ class Measurement:
 def main():
     options = json.loads(sys.argv[1])
     start = time.time()
-    shape = {name: options[name] for name in ("device", "dense")}
+    shape = {name: options[name] for name in ("device", "dense", "kv")}
     with gn.Model.random(options["shape"], **shape) as model:
         info = model.info()
         windowed = named_shape(options["shape"])["windowed"]
@@ -181,6 +181,7 @@ def main():
             commit=commit(),
             processor=processor(),
             dense=options["dense"],
+            kv=options["kv"],
             weight_bytes=info["weight_bytes"],
             scratch_bytes=info["scratch_bytes"],
             backend=info["backend"],

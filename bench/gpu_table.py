@@ -152,8 +152,8 @@ def format_table(data):
             made = shape["made"]
             dense = made.get("dense", data["dense"])  # absent from files of earlier commits
             out.append(
-                f"{name}, dense {dense}, fast: {made['weight_bytes'] / 2**30:.1f} GiB "
-                f"made in {made['seconds']:.0f} s"
+                f"{name}, dense {dense}, kv {made.get('kv', 'f16')}, fast: "
+                f"{made['weight_bytes'] / 2**30:.1f} GiB made in {made['seconds']:.0f} s"
             )
         if "rates" in shape:
             rates = shape["rates"]

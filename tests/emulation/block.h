@@ -39,7 +39,7 @@ struct Collective {
 struct AsyncCopy {
     void* to;
     const void* from;  // null: zeros
-    unsigned group;
+    unsigned bytes, group;
 };
 
 // A warpgroup's product that nobody has waited for yet; pointers are to the thread's registers.

@@ -120,7 +120,9 @@ void collect(const Collective& kind, void* own, Where where) {
     warp_collective(kind, ~0u, reinterpret_cast<uint64_t>(own), 0, where);
 }
 
-bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+bool aligned(const void* p, unsigned bytes = 16) {
+    return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
 
 }  // namespace
 
@@ -136,10 +138,11 @@ void load_tiles(uint32_t (&r)[4], const void* row, bool transposed, Where where)
     collect(transposed ? kLoadTransposed : kLoad, &own, where);
 }
 
-void copy_async(void* shared, const void* global) {
-    if (!aligned(shared) || !aligned(global)) fail("cp.async: an address is not aligned to 16");
-    std::memset(shared, 0xff, 16);
-    running->copies.push_back({shared, global, running->copy_groups});
+void copy_async(void* shared, const void* global, unsigned bytes) {
+    if (!aligned(shared, bytes) || !aligned(global, bytes))
+        fail("cp.async: an address is not aligned to what is copied");
+    std::memset(shared, 0xff, bytes);
+    running->copies.push_back({shared, global, bytes, running->copy_groups});
 }
 
 void wait_for_copies(unsigned pending_groups) {
@@ -150,9 +153,9 @@ void wait_for_copies(unsigned pending_groups) {
     const auto first_pending = std::find_if(self.copies.begin(), self.copies.end(), pending);
     for (auto copy = self.copies.begin(); copy != first_pending; ++copy) {
         if (copy->from == nullptr) {
-            std::memset(copy->to, 0, 16);
+            std::memset(copy->to, 0, copy->bytes);
         } else {
-            std::memcpy(copy->to, copy->from, 16);
+            std::memcpy(copy->to, copy->from, copy->bytes);
         }
     }
     self.copies.erase(self.copies.begin(), first_pending);

@@ -9,7 +9,7 @@
 namespace gptoss::emulation {
 
 #pragma GCC visibility push(hidden)
-void copy_async(void* shared, const void* global);
+void copy_async(void* shared, const void* global, unsigned bytes);
 void wait_for_copies(unsigned pending_groups);
 void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool f16,
                     Where where);
@@ -58,7 +58,10 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row,
 
 // From here on the target is poison; the data come when this thread waits for them.
 inline void copy_async_16(void* shared, const void* global, bool valid) {
-    emulation::copy_async(shared, valid ? global : nullptr);
+    emulation::copy_async(shared, valid ? global : nullptr, 16);
+}
+inline void copy_async_8(void* shared, const void* global, bool valid) {
+    emulation::copy_async(shared, valid ? global : nullptr, 8);
 }
 
 inline void copy_async_commit() { ++emulation::running->copy_groups; }
@@ -102,6 +105,14 @@ inline uint32_t subtract_f16(uint32_t a, uint32_t b) {
     const float2 x = unpack_f16(a), y = unpack_f16(b);
     return pack_f16(x.x - y.x, x.y - y.y);
 }
+
+inline uint32_t multiply_f16(uint32_t a, uint32_t b) {
+    const float2 x = unpack_f16(a), y = unpack_f16(b);
+    return pack_f16(x.x * y.x, x.y * y.y);
+}
+
+template <class T>
+inline void forget(T&) {}
 
 inline void wait_for_earlier_kernels() {}
 inline void let_next_kernel_start() {}

@@ -185,11 +185,12 @@ size_t attention_scratch_bytes(const Device&, int rows, int heads, int kv_heads,
 
 void attention_decode(const Device& device, const AttentionArgs& args, std::byte* scratch) {
     using namespace decode_attention;
-    const bool half = args.kv.type == DType::kF16;
-    if (args.head_dim == 64)
-        (half ? launch_decode<f16, 64> : launch_decode<float, 64>)(device, args, scratch);
-    else
-        (half ? launch_decode<f16, 32> : launch_decode<float, 32>)(device, args, scratch);
+    with_kv_type(args.kv.type, [&]<class T>(T) {
+        if (args.head_dim == 64)
+            launch_decode<T, 64>(device, args, scratch);
+        else
+            launch_decode<T, 32>(device, args, scratch);
+    });
 }
 
 }  // namespace gptoss::cuda

@@ -1,5 +1,5 @@
-// The attention stage for prompts, on the matrix units: float16 keys and values, everything else
-// near float32.
+// The attention stage for prompts, on the matrix units: float16 keys and values (of fp8 as it is
+// widened), everything else near float32.
 //
 // A block takes a tile of consecutive rows of the step for one KV head: 128 pairs of a query and a
 // query head, so that the heads that share keys and values read them once. It goes over the keys
@@ -255,20 +255,21 @@ struct Warp {
 };
 
 // One run's rows; whether all of this thread's results are finite.
-template <int head_dim>
+template <class T, int head_dim>
 __device__ __forceinline__ bool attend(const AttentionArgs& a, const Run& run, Source* sources) {
     constexpr unsigned kTileBytes = Tile<head_dim>::kBytes;
-    fetch_tile<head_dim>(a, run, sources[0], 0);
-    if (threadIdx.x == 0) advance<head_dim>(a, run, sources[0], sources[1]);
+    fetch_tile<T, head_dim>(a, run, sources[0], 0);
+    if (threadIdx.x == 0) advance<T, head_dim>(a, run, sources[0], sources[1]);
     Warp<head_dim> warp;
     warp.begin(a, run);
     for (unsigned stage = 0;; stage ^= 1) {
         copy_async_wait<0>();
+        widen_tile<T, head_dim>(stage * kTileBytes);
         __syncthreads();  // the tile is there, and no warp uses the other any more
         const Source& next = sources[1 - stage];
         if (next.start - kTileKeys > run.keys.last) break;
-        fetch_tile<head_dim>(a, run, next, (1 - stage) * kTileBytes);
-        if (threadIdx.x == 0) advance<head_dim>(a, run, next, sources[stage]);
+        fetch_tile<T, head_dim>(a, run, next, (1 - stage) * kTileBytes);
+        if (threadIdx.x == 0) advance<T, head_dim>(a, run, next, sources[stage]);
 #pragma unroll 1
         for (int key = 0; key < kTileKeys; key += kStepKeys)
             warp.add(run, stage * kTileBytes + key * Tile<head_dim>::kRowBytes,
@@ -277,7 +278,7 @@ __device__ __forceinline__ bool attend(const AttentionArgs& a, const Run& run, S
     return warp.finish(a, run);
 }
 
-template <int head_dim>
+template <class T, int head_dim>
 __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(AttentionArgs a) {
     wait_for_earlier_kernels();
     let_next_kernel_start();
@@ -286,9 +287,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(Attentio
     __syncthreads();
     while (desk.next_row < row_count(a)) {
         __syncthreads();
-        if (threadIdx.x < kWarp) take_run<head_dim>(a, desk);
+        if (threadIdx.x < kWarp) take_run<T, head_dim>(a, desk);
         __syncthreads();
-        const bool finite = attend<head_dim>(a, desk.run, desk.sources);
+        const bool finite = attend<T, head_dim>(a, desk.run, desk.sources);
         const bool again = __syncthreads_or(!finite) && desk.run.end - desk.run.begin > 1;
         if (!again) continue;
         if (threadIdx.x == 0) {
@@ -299,20 +300,26 @@ __global__ void __launch_bounds__(kThreads, 2) attention_prefill_kernel(Attentio
     }
 }
 
+template <class T, int head_dim>
+void launch_prefill(const Device& device, const AttentionArgs& args) {
+    const int rows = kTilePairs / (args.heads / args.kv_heads);
+    const dim3 grid((args.tokens + rows - 1) / rows, args.kv_heads);
+    launch(device, attention_prefill_kernel<T, head_dim>, grid, dim3(kThreads),
+           Warp<head_dim>::kEnd + sizeof(Desk), args);
+}
+
+template <class T>
+void launch_prefill(const Device& device, const AttentionArgs& args) {
+    (args.head_dim == 64 ? launch_prefill<T, 64> : launch_prefill<T, 32>)(device, args);
+}
+
 }  // namespace
 }  // namespace prefill_attention
 
 void attention_prefill(const Device& device, const AttentionArgs& args) {
     using namespace prefill_attention;
     if (args.tokens == 0) return;
-    const int rows = kTilePairs / (args.heads / args.kv_heads);
-    const dim3 grid((args.tokens + rows - 1) / rows, args.kv_heads);
-    if (args.head_dim == 64)
-        launch(device, attention_prefill_kernel<64>, grid, dim3(kThreads),
-               Warp<64>::kEnd + sizeof(Desk), args);
-    else
-        launch(device, attention_prefill_kernel<32>, grid, dim3(kThreads),
-               Warp<32>::kEnd + sizeof(Desk), args);
+    (args.kv.type == DType::kFp8 ? launch_prefill<fp8> : launch_prefill<f16>)(device, args);
 }
 
 }  // namespace gptoss::cuda

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/cuda/attention.cuh"
+#include "backend/cuda/cache.cuh"
 
 namespace gptoss::cuda::prefill_attention {
 
@@ -15,8 +16,9 @@ constexpr int kTileKeys = 64;  // divides a page
 constexpr int kStepKeys = 32;  // weighed at once
 constexpr int kStages = 2;
 
-// Keys and values of a tile in shared memory: rows of head_dim, in units of 16 bytes whose order
-// within a row changes from row to row, so that eight rows of ldmatrix never share a bank.
+// Keys and values of a tile in shared memory, as float16: rows of head_dim, in units of 16 bytes
+// whose order within a row changes from row to row, so that eight rows of ldmatrix never share a
+// bank.
 template <int head_dim>
 struct Tile {
     static constexpr int kRowBytes = head_dim * 2;
@@ -78,7 +80,7 @@ __device__ __forceinline__ unsigned wrapped(unsigned slot, unsigned slots) {
 }
 
 // By one warp; there is a next row.
-template <int head_dim>
+template <class T, int head_dim>
 __device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {
     const int lane = threadIdx.x % kWarp, begin = desk.next_row, count = row_count(a);
     const Row* rows = a.rows + first_row(a);
@@ -109,39 +111,75 @@ __device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {
     desk.next_row = end;
     const int start = desk.run.keys.first / kTileKeys * kTileKeys;
     desk.sources[0] = {start, unsigned(start) % unsigned(a.kv.slots),
-                       find_keys<f16, head_dim>(kv_home(*row.kv, a), a, blockIdx.y, start)};
+                       find_keys<T, head_dim>(kv_home(*row.kv, a), a, blockIdx.y, start)};
 }
 
 // By one thread: the tile after the one `from`. Pages are looked up a tile ahead of the fetch.
-template <int head_dim>
+template <class T, int head_dim>
 __device__ __forceinline__ void advance(const AttentionArgs& a, const Run& run, const Source& from,
                                         Source& to) {
     to.start = from.start + kTileKeys;
     to.slot = wrapped(from.slot + kTileKeys, a.kv.slots);
     to.keys = from.keys;
     if (to.start <= run.keys.last && !a.kv.window && to.slot == 0)
-        to.keys = find_keys<f16, head_dim>(kv_home(*run.kv, a), a, blockIdx.y, to.start);
+        to.keys = find_keys<T, head_dim>(kv_home(*run.kv, a), a, blockIdx.y, to.start);
+}
+
+// The parts of 16 bytes that a thread copies of a tile as the cache has it. One of fp8 stands at
+// first in the first of the two units that it becomes.
+template <class T, int head_dim, class Use>
+__device__ __forceinline__ void for_own_parts(Use use) {
+    constexpr unsigned kRowParts = head_dim * sizeof(T) / 16, kParts = kTileKeys * kRowParts;
+    constexpr unsigned kUnits = sizeof(f16) / sizeof(T);
+    unsigned thread = threadIdx.x;
+    if constexpr (kUnits > 1) forget(thread);
+#pragma unroll
+    for (unsigned i = 0; i < (kParts + kThreads - 1) / kThreads; ++i) {
+        const unsigned part = i * kThreads + thread;
+        const unsigned key = part / kRowParts, column = part % kRowParts;
+        if (kParts >= kThreads || part < kParts) use(key, column, column * kUnits);
+    }
 }
 
 // Starts to copy a tile of keys and values to shared memory, if the run has it.
-template <int head_dim>
+template <class T, int head_dim>
 __device__ __forceinline__ void fetch_tile(const AttentionArgs& a, const Run& run,
                                            const Source& from, unsigned to) {
     using Shape = Tile<head_dim>;
     if (from.start > run.keys.last) return;
-#pragma unroll
-    for (int i = 0; i < kTileKeys * Shape::kRowUnits / kThreads; ++i) {
-        const unsigned unit = i * kThreads + threadIdx.x;
-        const unsigned key = unit / Shape::kRowUnits, column = unit % Shape::kRowUnits;
+    for_own_parts<T, head_dim>([&](unsigned key, unsigned column, unsigned unit) {
         const int position = from.start + int(key);
         const bool seen = position >= run.keys.first && position <= run.keys.last;
         const unsigned slot = wrapped(from.slot + key, a.kv.slots);
-        const std::byte* at = from.keys + slot * Shape::kRowBytes + column * 16;
-        std::byte* place = shared_memory() + to + Shape::at(key, column);
+        const std::byte* at = from.keys + slot * unsigned(head_dim * sizeof(T)) + column * 16;
+        std::byte* place = shared_memory() + to + Shape::at(key, unit);
         copy_async_16(place, at, seen);
-        copy_async_16(place + Shape::kHalfBytes, at + to_values<f16, head_dim>(a), seen);
-    }
+        copy_async_16(place + Shape::kHalfBytes, at + to_values<T, head_dim>(a), seen);
+    });
     copy_async_commit();
+}
+
+// What a thread has copied of a tile, once it is there, to float16.
+template <class T, int head_dim>
+__device__ __forceinline__ void widen_tile([[maybe_unused]] unsigned tile) {
+    if constexpr (sizeof(T) < sizeof(f16)) {
+        using Shape = Tile<head_dim>;
+        for_own_parts<T, head_dim>([&](unsigned key, unsigned, unsigned unit) {
+            unsigned first = tile + Shape::at(key, unit);
+#pragma unroll
+            for (int half = 0; half < 2; ++half, first += Shape::kHalfBytes) {
+                const std::byte* from = shared_memory() + first;
+#pragma unroll
+                for (int i = 1; i >= 0; --i) {
+                    const uint2 part = *reinterpret_cast<const uint2*>(from + 8 * i);
+                    const uint2 low = widen_fp8(part.x), high = widen_fp8(part.y);
+                    // The unit after an even one is in the place other in one bit.
+                    *reinterpret_cast<uint4*>(shared_memory() + (first ^ 16 * i)) =
+                        make_uint4(low.x, low.y, high.x, high.y);
+                }
+            }
+        });
+    }
 }
 
 }  // namespace gptoss::cuda::prefill_attention

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/attention.cuh"
+#include "backend/cuda/cache.cuh"
 
 namespace gptoss::cuda::decode_attention {
 
@@ -49,9 +50,10 @@ struct Shape {
     static constexpr int kPasses = head_dim / 32;        // keys weighed at once: as registers allow
     static constexpr int kBlockKeys = kKeys * kPasses;
     static constexpr int kOwned = kGroupHeads / kLanes;  // heads whose scores a lane holds
-    static constexpr int kLoads = sizeof(T) / 2;         // of 16 bytes: eight dimensions
+    static constexpr int kLoadBytes = sizeof(T) == 1 ? 8 : 16;
+    static constexpr int kLoads = kLaneDims * sizeof(T) / kLoadBytes;
     static constexpr int kBlockLoads = 2 * kLoads * kPasses;
-    static constexpr int kStageBytes = kBlockLoads * kWarp * 16;
+    static constexpr int kStageBytes = kBlockLoads * kWarp * kLoadBytes;
     static constexpr int kStages = kWarpBytes / kStageBytes;
     static_assert(kUnitMultiple % (kBlockKeys * kWarps) == 0);
 };
@@ -87,6 +89,19 @@ __device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::b
         const float2 two = unpack_f16(pairs[i]);
         out[2 * i] = two.x;
         out[2 * i + 1] = two.y;
+    }
+}
+
+__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged, fp8) {
+    const uint2 v = *reinterpret_cast<const uint2*>(staged);
+#pragma unroll
+    for (int i = 0; i < kLaneDims; i += 4) {
+        const uint2 halves = widen_fp8(i == 0 ? v.x : v.y);
+        const float2 low = unpack_f16(halves.x), high = unpack_f16(halves.y);
+        out[i] = low.x;
+        out[i + 1] = low.y;
+        out[i + 2] = high.x;
+        out[i + 3] = high.y;
     }
 }
 
@@ -139,7 +154,7 @@ struct Softmax {
 #pragma unroll
         for (int p = 0; p < S::kPasses; ++p) {
             float key[kLaneDims], dot[kGroupHeads];
-            read_eight(key, staged + p * S::kLoads * kWarp * 16, T{});
+            read_eight(key, staged + p * S::kLoads * kWarp * S::kLoadBytes, T{});
 #pragma unroll
             for (int h = 0; h < kGroupHeads; ++h) {
                 dot[h] = q[h * kLaneDims] * key[0];
@@ -156,8 +171,9 @@ struct Softmax {
         weigh(score);
 #pragma unroll
         for (int p = 0; p < S::kPasses; ++p) {
+            if constexpr (sizeof(T) == 1) forget(lane);  // a register is missing on sm_80
             float value[kLaneDims];
-            read_eight(value, staged + (S::kPasses + p) * S::kLoads * kWarp * 16, T{});
+            read_eight(value, staged + (S::kPasses + p) * S::kLoads * kWarp * S::kLoadBytes, T{});
 #pragma unroll
             for (int h = 0; h < kGroupHeads; ++h) {
                 const int owner = lane / S::kLanes * S::kLanes + h / S::kOwned;
@@ -224,6 +240,14 @@ struct Softmax {
     }
 };
 
+template <int bytes>
+__device__ __forceinline__ void copy(std::byte* shared, const std::byte* global, bool valid) {
+    if constexpr (bytes == 8)
+        copy_async_8(shared, global, valid);
+    else
+        copy_async_16(shared, global, valid);
+}
+
 // Fetches a warp's blocks of keys one after the other, a stage each. The page of the next block is
 // looked up one block ahead.
 template <class T, int head_dim>
@@ -256,10 +280,11 @@ struct Fetch {
                     lane_keys + (ahead < slots ? ahead : ahead - slots) * kKeyBytes;
 #pragma unroll
                 for (int i = 0; i < S::kLoads; ++i) {
-                    std::byte* to = staged + (p * S::kLoads + i) * kWarp * 16;
-                    copy_async_16(to, from + i * 16, seen);
-                    copy_async_16(to + S::kBlockLoads / 2 * kWarp * 16,
-                                  from + to_values<T, head_dim>(a) + i * 16, seen);
+                    std::byte* to = staged + (p * S::kLoads + i) * kWarp * S::kLoadBytes;
+                    const std::byte* at = from + i * S::kLoadBytes;
+                    copy<S::kLoadBytes>(to, at, seen);
+                    copy<S::kLoadBytes>(to + S::kBlockLoads / 2 * kWarp * S::kLoadBytes,
+                                        at + to_values<T, head_dim>(a), seen);
                 }
             }
         }
@@ -289,7 +314,7 @@ __device__ __forceinline__ void attend(const AttentionArgs& a, const Piece& piec
                                        std::byte* shared, Start& start) {
     using S = Shape<T, head_dim>;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    std::byte* staged = shared + lane * 16;
+    std::byte* staged = shared + lane * S::kLoadBytes;
     Fetch<T, head_dim> fetch{kv_home(*a.rows[piece.row].kv, a), piece.begin + warp * S::kBlockKeys,
                              nullptr};
     fetch.find(a, piece);

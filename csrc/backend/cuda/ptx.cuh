@@ -95,6 +95,14 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
                  : "memory");
 }
 
+// The same of 8 bytes.
+__device__ __forceinline__ void copy_async_8(void* shared, const void* global, bool valid) {
+    const int bytes = valid ? 8 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void copy_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -144,6 +152,30 @@ __device__ __forceinline__ uint32_t subtract_f16(uint32_t a, uint32_t b) {
     uint32_t out;
     asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
+}
+
+__device__ __forceinline__ uint32_t multiply_f16(uint32_t a, uint32_t b) {
+    uint32_t out;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}
+
+// Four fp8 (E4M3) as two pairs of float16, exactly; a NaN stays one.
+#if __CUDA_ARCH__ >= 890
+__device__ __forceinline__ uint2 unpack_fp8(uint32_t four) {
+    uint2 out;
+    asm("{.reg .b16 a, b; mov.b32 {a, b}, %2;"
+        " cvt.rn.f16x2.e4m3x2 %0, a; cvt.rn.f16x2.e4m3x2 %1, b;}"
+        : "=r"(out.x), "=r"(out.y)
+        : "r"(four));
+    return out;
+}
+#endif
+
+// What follows from x is computed again where it is used: nothing of it stays in registers.
+template <class T>
+__device__ __forceinline__ void forget(T& x) {
+    asm volatile("" : "+r"(x));
 }
 
 // Before the first read of what an earlier kernel of the stream wrote; a kernel that may start

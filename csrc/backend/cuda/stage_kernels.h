@@ -75,7 +75,7 @@ size_t attention_scratch_bytes(const Device& device, int rows, int heads, int kv
                                int head_dim);
 void attention_decode(const Device& device, const AttentionArgs& args, std::byte* scratch);
 
-// attention_prefill.cu: tiles of queries on the matrix units, float16 cache only.
+// attention_prefill.cu: tiles of queries on the matrix units, float16 or fp8 cache.
 void attention_prefill(const Device& device, const AttentionArgs& args);
 
 // sample.cu: `scratch` is of sample_scratch_bytes(), contents undefined.
