@@ -39,11 +39,13 @@ SEQUENCES, STEPS = 8, 12
 
 def short_run(device):
     """Prefill and decode a little of everything, for compute-sanitizer."""
-    with gn.Model.random("tiny", device=device) as model, model.session() as session:
-        for sampling in (gn.Sampling(temperature=0), gn.Sampling(top_p=0.9, seed=1, logprobs=3)):
-            ids = np.random.default_rng(1).integers(0, 512, 40)
-            for _ in session.generate(ids, max_new_tokens=4, sampling=sampling, stop_ids=[]):
-                pass
+    samplings = (gn.Sampling(temperature=0), gn.Sampling(top_p=0.9, seed=1, logprobs=3))
+    for kv in ("f16", "fp8"):
+        with gn.Model.random("tiny", device=device, kv=kv) as model, model.session() as session:
+            for sampling in samplings:
+                ids = np.random.default_rng(1).integers(0, 512, 40)
+                for _ in session.generate(ids, max_new_tokens=4, sampling=sampling, stop_ids=[]):
+                    pass
 
 
 def report_check(name, passed, text):

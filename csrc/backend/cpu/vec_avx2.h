@@ -168,15 +168,15 @@ inline F32x16 load_f16(const void* p) {
 }
 constexpr int kFp8Vectors = 1;   // that load_fp8 gives
 constexpr float kFp8Unit = 256;  // what they are to be multiplied by
-// A byte's bits one place further down are the float16 of a 256th of its value, subnormal or not. A
-// NaN's carry into the top bit of the exponent, which is free, makes it one.
+// A byte's bits one place further down are the float16 of a 256th of its value, subnormal or not,
+// but for the exponent's top bit. That has the sign there, and so it has in the sum unless a NaN's
+// carry reached it: their difference is what it must be.
 inline void load_fp8(const void* p, F32x16* out) {
     const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
-    const __m256i upper = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
+    const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+    const __m256i sum = _mm256_add_epi16(shifted, _mm256_set1_epi16(0x80));
     const __m256i top = _mm256_set1_epi16(0x4000);
-    const __m256i half = _mm256_andnot_si256(top, _mm256_srai_epi16(upper, 1));
-    const __m256i carried = _mm256_add_epi16(half, _mm256_set1_epi16(0x80));
-    const __m256i halves = _mm256_or_si256(half, _mm256_and_si256(carried, top));
+    const __m256i halves = _mm256_xor_si256(shifted, _mm256_and_si256(sum, top));
     *out = {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
             _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
 }

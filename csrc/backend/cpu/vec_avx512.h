@@ -117,15 +117,14 @@ inline F32x16 load_f16(const void* p) {
 }
 constexpr int kFp8Vectors = 2;   // that load_fp8 gives
 constexpr float kFp8Unit = 256;  // what they are to be multiplied by
-// A byte's bits one place further down are the float16 of a 256th of its value, subnormal or not. A
-// NaN's carry into the top bit of the exponent, which is free, makes it one.
+// A byte's bits one place further down are the float16 of a 256th of its value, subnormal or not,
+// but for the exponent's top bit. That has the sign there, and so it has in the sum unless a NaN's
+// carry reached it: their difference is what it must be.
 inline void widen_fp8(__m256i bytes, F32x16* out) {
-    const __m512i upper = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);
-    const __m512i top = _mm512_set1_epi16(0x4000);
-    const __m512i half = _mm512_andnot_si512(top, _mm512_srai_epi16(upper, 1));
-    const __m512i carried = _mm512_add_epi16(half, _mm512_set1_epi16(0x80));
-    // half | (carried & top)
-    const __m512i halves = _mm512_ternarylogic_epi32(half, carried, top, 0xf8);
+    const __m512i shifted = _mm512_slli_epi16(_mm512_cvtepi8_epi16(bytes), 7);
+    const __m512i sum = _mm512_add_epi16(shifted, _mm512_set1_epi16(0x80));
+    // shifted ^ (sum & 0x4000)
+    const __m512i halves = _mm512_ternarylogic_epi32(shifted, sum, _mm512_set1_epi16(0x4000), 0x78);
     out[0] = {_mm512_cvtph_ps(_mm512_castsi512_si256(halves))};
     out[1] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
 }
