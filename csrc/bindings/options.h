@@ -35,7 +35,7 @@ Options to_options(const pybind11::object& device, const pybind11::object& dense
 // Those that are not named stay what they are.
 void read_limits(Options& options, const pybind11::dict& limits);
 
-// Half of what is left is for caches, and half of that for prefixes that no session needs.
+// Half of the bytes available is for caches, and half of that for prefixes that no session needs.
 EngineLimits engine_limits(const Options& options, size_t available);
 
 }  // namespace gptoss
