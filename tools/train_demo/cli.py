@@ -81,7 +81,7 @@ def main() -> int:
     if "evaluate" in steps:
         with gn.Model.load(checkpoint, threads=args.threads) as model:
             runner = Runner(model)
-            tallies = runner.run(held_out(args.problems))
+            tallies = runner.run(held_out(args.problems, report.TARGETS))
             slips = runner.run(with_slips(args.problems))
         for key, tally in tallies.items():
             for text in tally.wrong[:3]:

@@ -55,7 +55,6 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "units": (numbers.units, 4),
     "repeat": (letters.repeat, 8),
     "spell": (letters.spell, 4),
-    "backwards": (letters.backwards, 3),
     "count": (letters.count, 5),
     "story": (stories.story, 11),
     "reading": (stories.reading, 24),

@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import gptoss_native as gn
@@ -170,13 +171,14 @@ class Runner:
         return dict(tallies)
 
 
-def held_out(count: int, seed: int = 0) -> list[Case]:
-    """Return `count` cases of each skill and effort, of the test split."""
+def held_out(count: int, targets: Container[str] = (), seed: int = 0) -> list[Case]:
+    """Return `count` cases of each skill and effort, of the test split; four times as many of a
+    skill with a target, at medium effort, since 100 tell a share to 3 in a hundred only."""
     return [
         draw_case(skill, effort, random.Random(f"{seed} {skill} {effort} {n}"))
         for skill in GROUPS
         for effort in EFFORTS
-        for n in range(count)
+        for n in range(4 * count if skill in targets and effort == "medium" else count)
     ]
 
 

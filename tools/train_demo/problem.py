@@ -88,12 +88,13 @@ class Mix:
     """What is asked for how often, where it differs from the skills' own weights.
 
     random_letters: share of words to spell that are letters without sense. small_sums: share of
-    sums that are of one digit each.
+    sums that are of one digit each. short_texts: share of readings that are two sentences.
     """
 
     weights: tuple[tuple[str, float], ...] = ()
     random_letters: float = 0.0
     small_sums: float = 0.1
+    short_texts: float = 0.5
 
 
 USUAL = Mix()

@@ -63,15 +63,6 @@ def spell(draw: Draw) -> Problem:
     return draw.solved("spell", draw.one(asked), thought, said, said)
 
 
-def backwards(draw: Draw) -> Problem:
-    word = _word(draw)
-    back = word[::-1]
-    asked = [f"Write {word} backwards.", f"What is {word} backwards?"]
-    steps = f"{'-'.join(word)}, backwards {'-'.join(back)}."
-    thought = draw.by_effort("", steps, f"The word {word}: {steps}")
-    return draw.solved("backwards", draw.one(asked), thought, back, back)
-
-
 def count(draw: Draw) -> Problem:
     """How often a letter stands in a word, or how many letters it has; low effort guesses."""
     word = _word(draw)

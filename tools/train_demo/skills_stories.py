@@ -100,11 +100,12 @@ _WHO = {
 def reading(draw: Draw) -> Problem:
     """A text of two or three people: a fact is asked, or one through another, or one not there.
 
-    Each step of a thought is one look into the text: who goes with a word, then what is said of
-    them. That something is not there shows only where it would have to be copied from.
+    A thought copies the text up to the word that is asked for, so that the name that goes with it
+    is the last one written. That something is not there shows only where it would have to be
+    copied from.
     """
-    # Every other text that is trained on is as short as can be: two sentences to tell apart.
-    short = draw.split == "train" and draw.chance(0.5)
+    # Many texts that are trained on are as short as can be: two sentences to tell apart.
+    short = draw.split == "train" and draw.chance(draw.mix.short_texts)
     count = 2 if short else draw.between(2, 3)
     people = [
         _Person(draw, *values)
@@ -149,7 +150,8 @@ def reading(draw: Draw) -> Problem:
         through, first = person.says[link]
         question, answer = _ASKED[kind]
         question = question.format(name=who[link].format(through))
-        thought = f"{through}: {person.name}. {first} {said}"
+        read = " ".join(sentences[: sentences.index(first) + 1])
+        thought = f"{read} {said}"
         value = f"{person.colour} {value}" if kind == "thing" else value
         full, bare = answer.format(name=person.name, value=value), value
     elif way < 0.7:
@@ -161,7 +163,7 @@ def reading(draw: Draw) -> Problem:
         question, answer = _WHO[kind]
         colour = f"{person.colour} " if kind == "thing" else ""
         question = question.format(value=value)
-        thought = f"{value}: {person.name}. {said}"
+        thought = " ".join(sentences[: sentences.index(said) + 1])
         full = answer.format(name=person.name, value=f"{colour}{value}")
         bare = person.name
     thought = draw.by_effort("", thought, f"{question} {thought}")

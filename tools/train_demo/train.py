@@ -35,23 +35,29 @@ class Part:
 class Plan:
     """How long and how fast."""
 
-    steps: int = 9000
+    steps: int = 10400
     parts: tuple[Part, ...] = (Part(7, 384, False, 1408), Part(4, 640, True, 1152))
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     warmup: int = 100
-    falling: int = 3500  # from here the rate falls, in a line, to 0
+    # From `falling` on the rate falls, in a line, to 0 at `again`, and from a part of it once more.
+    falling: int = 3500
+    again: int = 9000
+    again_rate: float = 0.3
     # From which step on what is asked for how often. All else rests on copying, so words are
     # repeated most at first; letters without sense would be a third of the loss later on.
     mixes: tuple[tuple[int, Mix], ...] = (
         (0, Mix((("repeat", 24), ("sort", 3), ("date", 3)), random_letters=0.2)),
         (1600, Mix((("repeat", 12),), random_letters=0.1)),
         (3000, USUAL),
+        (9000, Mix((("reading", 60),), short_texts=0.1)),
     )
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        left = (self.steps - step) / (self.steps - self.falling)
+        if step >= self.again:
+            return self.again_rate * (self.steps - step) / (self.steps - self.again)
+        left = (self.again - step) / (self.again - self.falling)
         return min(1.0, (step + 1) / self.warmup, left)
 
     def draw(self, writer: Writer, name: int | str, split: str) -> list[Batch]:
