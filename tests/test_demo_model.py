@@ -55,10 +55,10 @@ def test_200_held_out_conversations_go_on_as_in_transformers():
 
 
 @pytest.mark.parametrize(
-    ("options", "most"), [({"precision": "fast"}, 1), ({"dense": "int8"}, 1), ({"kv": "fp8"}, 12)]
+    ("options", "most"), [({"precision": "fast"}, 1), ({"dense": "int8"}, 1), ({"kv": "fp8"}, 6)]
 )
 def test_rounding_changes_few_answers(options, most):
-    """So small a model feels the four bits of fp8: 7 of the 200, as measured."""
+    """So small a model feels the four bits of fp8: 3 of the 200, as measured."""
     cases = held_out()
     with gn.Model.demo(**options) as model:
         got = continued(model, [prompt for prompt, _ in cases])
