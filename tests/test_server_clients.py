@@ -29,7 +29,10 @@ FUNCTIONS = [
     {
         "name": "get_weather",
         "description": "Gets the weather.",
-        "parameters": schema(location=TEXT, format={"type": "string", "enum": ["c", "f"]}),
+        "parameters": schema(
+            location={"type": "string", "maxLength": 12},  # a model asked for what it never saw
+            format={"type": "string", "enum": ["c", "f"]},
+        ),
     },
     {
         "name": "send_email",
