@@ -23,7 +23,6 @@ def schema(**properties):
     }
 
 
-TEXT = {"type": "string"}
 FUNCTIONS = [
     {"name": "get_system_health", "description": "Returns the health.", "parameters": schema()},
     {
