@@ -8,6 +8,7 @@ and its imports are in them. What the system's file cache holds is left as it is
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from measure import commit, parser, print_json, processor
 
 def first_token(arguments, wait):
     """Load, compute a prompt, and return seconds from `arguments.begun` to each of the two."""
-    options = {name: getattr(arguments, name) for name in ("device", "dense", "precision")}
+    options = {name: getattr(arguments, name) for name in ("device", "dense", "precision", "kv")}
     model = gn.Model.load(arguments.model, threads=arguments.threads, wait=wait, **options)
     loaded = time.time() - arguments.begun
     with model, model.session() as session:
@@ -31,7 +32,10 @@ def first_token(arguments, wait):
 def start(arguments, way):
     """Do it in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--begun", str(time.time())]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"a process ended with status {done.returncode}")
+    return json.loads(done.stdout)
 
 
 def main():
@@ -41,6 +45,8 @@ def main():
     out.add_argument("--way", choices=("wait", "behind"), help="be such a process")
     out.add_argument("--begun", type=float, help="when it was started")
     arguments = out.parse_args()
+    if not os.path.isdir(arguments.model):
+        out.error(f"the model is {arguments.model!r}, wanted a checkpoint's folder")
     if arguments.way:
         print(json.dumps(first_token(arguments, wait=arguments.way == "wait")))
         return

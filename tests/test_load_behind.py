@@ -103,11 +103,12 @@ for pause in (0.0, 0.01, 0.1):
     thread.join()
     print(ends)
     assert ends[0] == (2, 1 << 20) or "closed" in ends[0], ends
-    for call in (model.wait, model.info):
-        try:
-            call()
-        except gn.InvalidArgument as error:
-            assert "closed" in str(error)
+    try:
+        model.info()
+    except gn.InvalidArgument as error:
+        assert "closed" in str(error)
+    else:
+        raise AssertionError("a closed model told of itself")
 """
     run_python(LARGE + code, large)
 
