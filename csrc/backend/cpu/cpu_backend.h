@@ -24,7 +24,7 @@ constexpr int kTilePrefillRows = 1024;
 // Where either way gives the same bits: rows of a step, and rows of an expert on the average, from
 // which on unpacking weights apart from multiplying them is faster.
 constexpr int kTiledRows = 5;
-constexpr int kTiledPairs = 4;
+constexpr int kTiledPairs = 2;
 constexpr int kDecodeRows = 64;
 
 // Attention of fewer (row, KV head) pairs a thread than this splits a row's keys over the threads.

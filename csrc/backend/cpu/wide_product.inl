@@ -1,13 +1,15 @@
 // A strip of 32 weight rows times rows of 16-bit integers with a scale for each 32 columns.
 // Included by kernels_avx512.cpp.
 //
-// Some columns of the strip at a time are unpacked to 16-bit integers in the first cache, for all
-// rows; vpdpwssd does two columns of 16 outputs, twice what float32 products would do in its time.
-// A sum over 32 columns is the exact integer that product.inl has, scaled and added in the same
-// order: the same bits.
+// Some columns of the strip at a time are unpacked to 16-bit integers in the first cache while the
+// first rows are multiplied, and stay there for the others. vpdpwssd does two columns of 16
+// outputs, twice what float32 products would do in its time. A sum over 32 columns is the exact
+// integer that product.inl has, scaled and added in the same order: the same bits.
 
 constexpr int kLine = 64;
-constexpr int kWideRows = 8;  // rows that share a load of weights: 16 sums stay in registers
+// Rows that share a load of weights. Their sums stay in registers, those of integers and of floats:
+// more rows take their loads and stores, and the time in which multipliers do nothing.
+constexpr int kWideRows = 5;
 constexpr size_t kWideTileBytes = kTileBytes + kTileRows * sizeof(float);
 
 // Of one block of 32 columns: [16 pairs of columns][2 panels][16 rows][2], and what scales it.
@@ -15,39 +17,55 @@ struct WideBlock {
     __m512i pairs[16][2];
     __m512 scale[2];
 };
-constexpr int kWideDepth = 10;  // blocks unpacked at once: 21 KiB
+constexpr int kWideDepth = 10;  // blocks at once: 21 KiB
 static_assert(kWideDepth * sizeof(WideBlock) <= kUnpackedBytes);
 
-// Twice the values; columns of each 8 in the order of kMxfp4Order.
-inline void widen_mxfp4(const std::byte* data, const std::byte* scales, int panel,
-                        WideBlock& block) {
-    // Twice: vpermw reads five bits, the fifth of the next value.
-    const __m512i table = _mm512_broadcast_i64x4(
-        _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-    for (int j = 0; j < 4; ++j) {
-        const __m512i nibbles = _mm512_loadu_si512(data + kLine * j);
-        block.pairs[4 * j][panel] = _mm512_permutexvar_epi16(nibbles, table);
-        block.pairs[4 * j + 1][panel] =
-            _mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 4), table);
-        block.pairs[4 * j + 2][panel] =
-            _mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 8), table);
-        block.pairs[4 * j + 3][panel] =
-            _mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 12), table);
-    }
-    block.scale[panel] = (load_e8m0(scales) * splat(0.5f)).v;
-}
+// A strip's weights from some columns on, to be unpacked.
+template <WeightFormat F>
+struct PackedBlocks {
+    static constexpr bool kInt8 = F == WeightFormat::kInt8;
+    static constexpr int kLines = kInt8 ? 8 : 4;    // of a block and panel
+    static constexpr int kLinePairs = 16 / kLines;  // of columns
+    static constexpr size_t kBytes = kLine * kLines;
+    static constexpr size_t kScaleBytes = kPanelRows * (kInt8 ? 2 : 1);
 
-inline void widen_int8(const std::byte* data, const std::byte* scales, int panel,
-                       WideBlock& block) {
-    for (int j = 0; j < 8; ++j) {
-        const __m512i bytes =
-            _mm512_xor_si512(_mm512_loadu_si512(data + kLine * j), _mm512_set1_epi8(char(0x80)));
-        const int first = 4 * (j / 2) + j % 2;
-        block.pairs[first][panel] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
-        block.pairs[first + 2][panel] = _mm512_srai_epi16(bytes, 8);
+    const std::byte *data[2], *scales[2];  // of the panels
+    size_t blocks;                         // of a panel
+
+    __m512 scale(int panel) const {
+        // MXFP4: of twice the values.
+        return kInt8 ? load_bf16(scales[panel]).v : (load_e8m0(scales[panel]) * splat(0.5f)).v;
     }
-    block.scale[panel] = load_bf16(scales).v;
-}
+    // Also asks for the same line of the strip after it: what comes from memory comes line by line,
+    // between the sums, since all at once would fill the core's queue of misses.
+    __m512i line(int panel, int i) const {
+        const std::byte* from = data[panel] + kLine * i;
+        prefetch_l2(from + 2 * blocks * kBytes);
+        return _mm512_loadu_si512(from);
+    }
+    // Number `n` of a line's pairs, and where it stands: MXFP4's columns are in kMxfp4Order.
+    static int place(int line, int n) {
+        return kInt8 ? 4 * (line / 2) + line % 2 + 2 * n : kLinePairs * line + n;
+    }
+    static __m512i pair(__m512i line, int n) {
+        if constexpr (kInt8) {
+            const __m512i bytes = _mm512_xor_si512(line, _mm512_set1_epi8(char(0x80)));
+            return _mm512_srai_epi16(n ? bytes : _mm512_slli_epi16(bytes, 8), 8);
+        }
+        // Twice: vpermw reads five bits, the fifth of the next value.
+        const __m512i table = _mm512_broadcast_i64x4(
+            _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+        return _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 4 * n), table);
+    }
+    void go_on() {
+        for (int panel = 0; panel < 2; ++panel) {
+            prefetch_l2(scales[panel] + 2 * blocks * kScaleBytes);
+            data[panel] += kBytes;
+            scales[panel] += kScaleBytes;
+        }
+    }
+};
+struct UnpackedBlocks {};
 
 // sum += both products of each lane. Not the intrinsic: GCC 12 then keeps sums of eight rows on the
 // stack, and two thirds of the speed.
@@ -55,92 +73,103 @@ inline void add_products(__m512i& sum, __m512i a, __m512i b) {
     asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
 
-// Weights that will be unpacked later: they come from memory line by line, between the sums, since
-// all at once they would fill the core's queue of misses.
-struct WeightsAhead {
-    const std::byte* data;  // of the first of two panels; null: none
-    size_t panel_bytes;     // to the second
-    size_t step;            // an eighth of a tile
-};
-
-// R rows times `depth` blocks, added to out [R][32]; `next` bytes on are the rows to come.
-template <int R, bool kAhead>
-inline void multiply_wide(const std::byte* x, int row, const WideBlock* blocks, int depth,
-                          float* out, size_t next, WeightsAhead ahead) {
+// R rows times `depth` blocks, added to out [R][32]; `next` bytes on are the rows to come. Packed:
+// what the blocks are made of on the way, or UnpackedBlocks.
+template <int R, class Packed>
+void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, float* out,
+                   size_t next, Packed packed) {
+    F32x16 all[R][2];
+    for (int r = 0; r < R; ++r)
+        for (int panel = 0; panel < 2; ++panel)
+            all[r][panel] = load(out + kStripRows * r + kPanelRows * panel);
     for (int b = 0; b < depth; ++b, x += kWideTileBytes) {
-        const WideBlock& block = blocks[b];
+        WideBlock& block = blocks[b];
         __m512i sum[R][2];
         for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
         const auto* words = reinterpret_cast<const Word*>(x + kLine * row);
         for (int r = 0; r < R; ++r) prefetch_l1(x + next + kLine * (row + r));
-        for (int j = 0; j < 16; j += 2) {
-            for (int i = j; i < j + 2; ++i) {
-                const __m512i first = block.pairs[i][0], second = block.pairs[i][1];
-                if (kAhead)
-                    prefetch_l2(ahead.data + i / 8 * ahead.panel_bytes + i % 8 * ahead.step);
-                for (int r = 0; r < R; ++r) {
-                    const __m512i pair = _mm512_set1_epi32(words[16 * r + i]);
-                    add_products(sum[r][0], first, pair);
-                    add_products(sum[r][1], second, pair);
+        if constexpr (std::is_same_v<Packed, UnpackedBlocks>) {
+            for (int j = 0; j < 16; j += 2) {
+                for (int i = j; i < j + 2; ++i) {
+                    const __m512i first = block.pairs[i][0], second = block.pairs[i][1];
+                    for (int r = 0; r < R; ++r) {
+                        const __m512i pair = _mm512_set1_epi32(words[16 * r + i]);
+                        add_products(sum[r][0], first, pair);
+                        add_products(sum[r][1], second, pair);
+                    }
                 }
             }
+        } else {
+            for (int j = 0; j < Packed::kLines; ++j) {
+                const __m512i line[2] = {packed.line(0, j), packed.line(1, j)};
+                for (int n = 0; n < Packed::kLinePairs; ++n) {
+                    const int i = Packed::place(j, n);
+                    const __m512i first = Packed::pair(line[0], n);
+                    const __m512i second = Packed::pair(line[1], n);
+                    block.pairs[i][0] = first;
+                    block.pairs[i][1] = second;
+                    for (int r = 0; r < R; ++r) {
+                        const __m512i pair = _mm512_set1_epi32(words[16 * r + i]);
+                        add_products(sum[r][0], first, pair);
+                        add_products(sum[r][1], second, pair);
+                    }
+                }
+            }
+            for (int panel = 0; panel < 2; ++panel) block.scale[panel] = packed.scale(panel);
+            packed.go_on();
         }
         const auto* scales = reinterpret_cast<const float*>(x + kTileBytes) + row;
         for (int r = 0; r < R; ++r) {
             for (int panel = 0; panel < 2; ++panel) {
-                float* to = out + kStripRows * r + kPanelRows * panel;
                 const F32x16 scale = F32x16{block.scale[panel]} * splat(scales[r]);
-                store(to, fma(scale, to_float(I32x16{sum[r][panel]}), load(to)));
+                all[r][panel] = fma(scale, to_float(I32x16{sum[r][panel]}), all[r][panel]);
             }
         }
-        ahead.data += 8 * ahead.step;
     }
+    for (int r = 0; r < R; ++r)
+        for (int panel = 0; panel < 2; ++panel)
+            store(out + kStripRows * r + kPanelRows * panel, all[r][panel]);
 }
 
-template <int R>
-void multiply_wide_rows(const std::byte* x, int row, int rows, const WideBlock* blocks, int depth,
-                        float* out, size_t next, const WeightsAhead& ahead) {
+template <int R, class Packed>
+void multiply_wide_rows(const std::byte* x, int row, int rows, WideBlock* blocks, int depth,
+                        float* out, size_t next, const Packed& packed) {
     if constexpr (R > 1) {
         if (rows < R)
-            return multiply_wide_rows<R - 1>(x, row, rows, blocks, depth, out, next, ahead);
+            return multiply_wide_rows<R - 1>(x, row, rows, blocks, depth, out, next, packed);
     }
-    if (ahead.data)
-        multiply_wide<R, true>(x, row, blocks, depth, out, next, ahead);
-    else
-        multiply_wide<R, false>(x, row, blocks, depth, out, next, ahead);
+    multiply_wide<R>(x, row, blocks, depth, out, next, packed);
 }
 
 template <WeightFormat F>
 void multiply_wide_strip(TileProduct& p) {
-    constexpr bool kInt8 = F == WeightFormat::kInt8;
-    constexpr size_t kBytes = kLine * (kInt8 ? 8 : 4), kScaleBytes = kPanelRows * (kInt8 ? 2 : 1);
+    using Packed = PackedBlocks<F>;
     const int tiles = p.columns / kTileColumns;
     auto* blocks = reinterpret_cast<WideBlock*>(p.unpacked);
-    constexpr size_t kHalf = kLine * kWideRows;  // of a tile
-    static_assert(2 * kWideRows == kTileRows);
     for (int i = 0; i < p.rows * kStripRows; i += 16) store(p.out + i, splat(0));
     for (int first = 0; first < tiles; first += kWideDepth) {
         const int depth = tiles - first < kWideDepth ? tiles - first : kWideDepth;
-        for (int b = 0; b < depth; ++b) {
-            for (int panel = 0; panel < 2; ++panel) {
-                const size_t tile = first + b;
-                const std::byte* data = p.strip.data[panel] + tile * kBytes;
-                const std::byte* scales = p.strip.scales[panel] + tile * kScaleBytes;
-                if (tile % 2 == 0) prefetch_l2(scales + 2 * tiles * kScaleBytes);
-                if constexpr (kInt8)
-                    widen_int8(data, scales, panel, blocks[b]);
-                else
-                    widen_mxfp4(data, scales, panel, blocks[b]);
-            }
+        Packed packed;
+        packed.blocks = tiles;
+        for (int panel = 0; panel < 2; ++panel) {
+            packed.data[panel] = p.strip.data[panel] + first * Packed::kBytes;
+            packed.scales[panel] = p.strip.scales[panel] + first * Packed::kScaleBytes;
         }
-        // The same columns of the strip after it.
-        WeightsAhead ahead{p.strip.data[0] + (2 * size_t(tiles) + first) * kBytes, tiles * kBytes,
-                           kBytes / 8};
-        for (int row = 0; row < p.rows; row += kWideRows, ahead.data = nullptr) {
+        for (int row = 0; row < p.rows;) {
+            // A tile's rows in parts that differ by one at most: few share a load badly.
+            const int within = row % kTileRows, tile_left = kTileRows - within;
+            const int left = p.rows - row < tile_left ? p.rows - row : tile_left;
+            const int parts = (left + kWideRows - 1) / kWideRows;
+            const int count = (left + parts - 1) / parts;
             const std::byte* x = p.x + (row / kTileRows * size_t(tiles) + first) * kWideTileBytes;
-            multiply_wide_rows<kWideRows>(
-                x, row % kTileRows, p.rows - row, blocks, depth, p.out + kStripRows * row,
-                row % kTileRows ? tiles * kWideTileBytes - kHalf : kHalf, ahead);
+            float* out = p.out + kStripRows * row;
+            const size_t next = parts > 1 ? kLine * count : tiles * kWideTileBytes - kLine * within;
+            if (row == 0)
+                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, out, next, packed);
+            else
+                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, out, next,
+                                              UnpackedBlocks());
+            row += count;
         }
     }
 }
