@@ -7,8 +7,8 @@ Needs one NVIDIA GPU, nvcc, CMake, pip, pybind11, scikit-build-core, numpy and w
 no network. DIR gets gpu.json (all figures, written after each), table.txt, build.log, pytest.log.
 Each shape and the checks run in processes of their own: one that dies takes no other along. What
 does not fit --minutes is skipped with a line. Exit status 1 if a check or a part failed.
-20b-int8 is 20b with int8 dense weights, at the first context, with one and eight rows; 20b-fp8 is
-20b with an fp8 cache, at the two longest.
+20b-int8 is 20b with int8 dense weights, at the first context, with the fewest and the most rows;
+20b-fp8 is 20b with an fp8 cache, at the two longest.
 
 --device cuda-emulated with --shapes tiny and short --contexts runs the same without a card.
 """
@@ -95,7 +95,8 @@ def parse(arguments=None):
     out.add_argument("--minutes", type=float, default=9, help="for everything (9)")
     out.add_argument("--dense", default="bf16", choices=("bf16", "int8"))
     out.add_argument("--kv", default="f16", choices=("f16", "fp8"))
-    out.add_argument("--rows", type=numbers, default=[1, 2, 4, 8], help="decode rows (1,2,4,8)")
+    rows = [1, 2, 4, 8, 16, 32]
+    out.add_argument("--rows", type=numbers, default=rows, help="decode rows (1,2,4,8,16,32)")
     out.add_argument("--prefill-rows", type=numbers, default=[512, 1024], help="(512,1024)")
     out.add_argument(
         "--contexts",

@@ -73,7 +73,7 @@ void CudaBackend::release() {
 BackendTraits CudaBackend::traits() const {
     BackendTraits out;
     out.prefill_rows = kPrefillRows;
-    out.decode_rows = kDecodeRows;
+    out.decode_rows = kStepRows;
     out.asynchronous = true;
     out.host_memory = false;
     out.key_tile = 1;
@@ -98,7 +98,7 @@ Scratch CudaBackend::carve(const ModelConfig& c, Carver& carver) const {
     s.counters = carver.take<unsigned>(panels + 1);
     s.attention = carver.take<std::byte>(
         attention_scratch_bytes(device_, kPrefillRows, c.heads, c.kv_heads, c.head_dim));
-    s.sample = carver.take<std::byte>(sample_scratch_bytes(kDecodeRows, c.vocab_size));
+    s.sample = carver.take<std::byte>(sample_scratch_bytes(kStepRows, c.vocab_size));
     return s;
 }
 

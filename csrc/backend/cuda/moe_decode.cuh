@@ -1,73 +1,95 @@
-// The decode form of the experts' products: each chosen expert's weights are read once for all the
-// rows that chose it.
+// The decode form of the experts' products: each chosen expert's weights are read once for every
+// few of the rows that chose it.
 //
-// The work is the panels of the chosen experts, in one line, cut into equal stretches for as many
-// blocks as the device holds; a block fills its activations when it comes to other rows. Bound by
-// the weights' bytes.
+// A unit is an expert and as many of its rows as fill a tile of the matrix unit with their terms.
+// The work is the units' panels, in one line, cut into equal stretches for as many blocks as the
+// device holds; a block fills its activations when it comes to other rows. Bound by the weights'
+// bytes.
 #pragma once
 
 #include "backend/cuda/dense_decode.cuh"
 
 namespace gptoss::cuda {
 
-constexpr int kMostPairs = kDecodeRows * 8;  // rows x experts of a row
+constexpr int kMostChosen = 8;  // experts of a row
+constexpr int kMostPairs = kStepRows * kMostChosen;
+
+// Rows of a unit at most: more would be a second tile's, which costs as much again as reading the
+// weights a second time does.
+template <int terms>
+constexpr int kUnitRows = kDecodeRows / terms;
 
 struct ExpertRows {
     const int* expert;     // [pairs]
     const std::byte* own;  // [pairs / slots, columns] activations in the own form
     int pairs;
-    int slots;  // pairs that share an input row
+    int slots;          // pairs that share an input row
+    int unit_rows = 0;  // of a unit at most: launch_moe_decode says
 };
 
-// The experts chosen, in the order of their first pair, in shared memory.
-struct ChosenExperts {
+// The units, in the order of their first pair, in shared memory.
+struct Units {
     int pair_expert[kMostPairs];
-    int expert[kMostPairs];
-    int pair[kDecodeRows];   // of the expert at hand
-    int input[kDecodeRows];  // the rows they are of
-    int count;               // experts
-    int rows;                // of the expert at hand
-    bool same;               // as those of the expert before
+    int expert[kMostPairs];    // of each unit
+    int rank[kMostPairs];      // of each unit's first pair among its expert's
+    int chosen[kMostExperts];  // pairs of each expert, where they are counted
+    int pair[kDecodeRows];     // of the unit at hand
+    int input[kDecodeRows];    // the rows they are of
+    int count;                 // units
+    int rows;                  // of the unit at hand; 0 before the first
+    bool same;                 // as those of the unit before
 
     // By one warp; a barrier is to follow.
     __device__ void find(const ExpertRows& in, int lane) {
-        // Past the first cache, which may hold what another layer's router wrote.
+        const bool many = in.pairs > kWarp;
+        if (many)
 #pragma unroll 1
-        for (int i = lane; i < in.pairs; i += kWarp) pair_expert[i] = __ldcg(in.expert + i);
-        __syncwarp();
+            for (int i = lane; i < kMostExperts; i += kWarp) chosen[i] = 0;
         int found = 0;
 #pragma unroll 1
         for (int from = 0; from < in.pairs; from += kWarp) {
             const int i = from + lane;
-            bool first = i < in.pairs;
-#pragma unroll 1
-            for (int before = 0; before < i && first; ++before)
-                first = pair_expert[before] != pair_expert[i];
+            // Past the first cache, which may hold what another layer's router wrote.
+            const int mine = i < in.pairs ? __ldcg(in.expert + i) : -1;
+            if (mine >= 0) pair_expert[i] = mine;
+            __syncwarp();  // counts of the pairs before are written
+            const unsigned alike = __match_any_sync(0xffffffffu, mine);
+            const unsigned below = (1u << lane) - 1;
+            int before = __popc(alike & below);
+            if (many && mine >= 0) before += chosen[mine];
+            const bool first = mine >= 0 && before % in.unit_rows == 0;
             const unsigned all = __ballot_sync(0xffffffffu, first);
-            if (first) expert[found + __popc(all & ((1u << lane) - 1))] = pair_expert[i];
+            if (first) {
+                const int unit = found + __popc(all & below);
+                expert[unit] = mine;
+                rank[unit] = before;
+            }
             found += __popc(all);
+            __syncwarp();  // counts are read
+            if (many && mine >= 0 && (alike & below) == 0) chosen[mine] += __popc(alike);
         }
-        if (lane == 0) count = found;
+        if (lane == 0) count = found, rows = 0;
     }
 
-    // Lists the pairs of the expert numbered `index`, by one warp. Between barriers.
-    __device__ void take(const ExpertRows& in, int index, bool first, int lane) {
-        int taken = 0;
-        bool differs = first;
+    // Lists the pairs of the unit numbered `index`, by one warp. Between barriers.
+    __device__ void take(const ExpertRows& in, int index, int lane) {
+        int taken = -rank[index];
+        bool differs = false;
 #pragma unroll 1
         for (int from = 0; from < in.pairs; from += kWarp) {
             const int i = from + lane;
             const bool here = i < in.pairs && pair_expert[i] == expert[index];
             const unsigned all = __ballot_sync(0xffffffffu, here);
             const int place = taken + __popc(all & ((1u << lane) - 1));
-            if (here) {
+            if (here && place >= 0 && place < in.unit_rows) {
                 const int row = i / in.slots;
-                differs |= first || place >= rows || input[place] != row;
+                differs |= place >= rows || input[place] != row;
                 pair[place] = i;
                 input[place] = row;
             }
             taken += __popc(all);
         }
+        taken = min(taken, in.unit_rows);
         differs = __any_sync(0xffffffffu, differs);
         __syncwarp();
         if (lane == 0) {
@@ -77,9 +99,9 @@ struct ChosenExperts {
     }
 };
 
-constexpr size_t kChosenBytes = (sizeof(ChosenExperts) + 15) / 16 * 16;
+constexpr size_t kUnitBytes = (sizeof(Units) + 15) / 16 * 16;
 
-// Copies the rows of the expert at hand; columns that only pad the last chunk become zeros.
+// Copies the rows of the unit at hand; columns that only pad the last chunk become zeros.
 template <int terms>
 __device__ __forceinline__ void fill_rows(const SharedRows<terms>& out, const ExpertRows& in,
                                           const int* input, int columns, int padded) {
@@ -119,27 +141,25 @@ constexpr int kMoeRing = 34 * 1024;
 constexpr int kShortMoeRing = 20 * 1024;
 
 // What a block's shared memory holds.
-template <int terms, int groups, int ring_bytes>
+template <int terms, int ring_bytes>
 struct MoeShared {
     std::byte* ring = shared_memory();
     std::byte* sums = ring + ring_bytes;
-    ChosenExperts& chosen = *reinterpret_cast<ChosenExperts*>(sums + kDecodeSumBytes<groups>);
-    std::byte* rows = sums + kDecodeSumBytes<groups> + kChosenBytes;
+    Units& units = *reinterpret_cast<Units*>(sums + kDecodeSumBytes<1>);
+    std::byte* rows = sums + kDecodeSumBytes<1> + kUnitBytes;
 };
 
 template <int terms>
-size_t moe_decode_shared_bytes(int ring_bytes, int tokens, int columns) {
+size_t moe_decode_shared_bytes(int ring_bytes, int rows, int columns) {
     constexpr int kColumns = Chunk<Mxfp4Tiles>::kColumns;
     const int padded = (columns + kColumns - 1) / kColumns * kColumns;
-    const size_t sums =
-        group_count<terms>(tokens) == 1 ? kDecodeSumBytes<1> : kDecodeSumBytes<terms>;
-    return ring_bytes + sums + kChosenBytes + SharedRows<terms>::bytes(tokens, padded);
+    return ring_bytes + kDecodeSumBytes<1> + kUnitBytes + SharedRows<terms>::bytes(rows, padded);
 }
 
-// A block's way through its stretch of the chosen experts' panels.
+// A block's way through its stretch of the units' panels.
 struct MoeWay {
     const Matrix& m;
-    const int* expert;
+    const int* expert;  // of each unit
     int panels, index, panel, left;
 
     __device__ __forceinline__ bool next(Panel& out) {
@@ -161,33 +181,33 @@ constexpr int kFastMoeBlocks = 4;
 
 // Epilogue: as for dense_decode, with the pair for the column; what is prepared must be weights,
 // and prefetch(int expert, int panel) asks the second-level cache for it. Then void finish(int
-// begin, int end, int panels, int experts) by all threads for the block's items.
+// begin, int end, int panels, int units) by all threads for the block's items.
 // Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one
 // began: it lets the next one start only after it has waited itself.
-template <int terms, int groups, int ring_bytes, class Epilogue>
-__global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
+template <int terms, int ring_bytes, class Epilogue>
+__global__ __launch_bounds__(kDecodeThreads, terms <= kFastTerms
                                                  ? kFastMoeBlocks
                                                  : 2) void moe_decode(Matrix m, ExpertRows in,
                                                                       Epilogue epilogue) {
     using Tiles = Mxfp4Tiles;
     const int steps = step_count<Tiles>(m.columns), panels = panel_count(m.rows);
     const int chunks = (steps + Chunk<Tiles>::kSteps - 1) / Chunk<Tiles>::kSteps;
-    const MoeShared<terms, groups, ring_bytes> shared;
-    const DecodeSums<groups> buffers(shared.sums);
-    ChosenExperts& chosen = shared.chosen;
+    const MoeShared<terms, ring_bytes> shared;
+    const DecodeSums<1> buffers(shared.sums);
+    Units& units = shared.units;
 
     if (!Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (!Epilogue::kChosenBefore) let_next_kernel_start();
-    if (threadIdx.x < kWarp) chosen.find(in, threadIdx.x);
+    if (threadIdx.x < kWarp) units.find(in, threadIdx.x);
     __syncthreads();
-    const int items = chosen.count * panels;
+    const int items = units.count * panels;
     const int begin = static_cast<int>(unsigned(items) * blockIdx.x / gridDim.x);
     const int end = static_cast<int>(unsigned(items) * (blockIdx.x + 1) / gridDim.x);
     int index = begin / panels, panel = begin % panels;
     WeightStream<Tiles, ring_bytes, MoeWay> stream(
-        shared.ring, chunks, steps, MoeWay{m, chosen.expert, panels, index, panel, end - begin});
+        shared.ring, chunks, steps, MoeWay{m, units.expert, panels, index, panel, end - begin});
     for (int i = begin + threadIdx.x; i < end; i += kDecodeThreads)
-        epilogue.prefetch(chosen.expert[i / panels], i % panels);
+        epilogue.prefetch(units.expert[i / panels], i % panels);
     const SumPlace at = sum_place(threadIdx.x);
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (Epilogue::kChosenBefore) let_next_kernel_start();
@@ -195,21 +215,21 @@ __global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
     for (int item = begin; item < end; ++item) {
         if (item == begin || panel == 0) {
             __syncthreads();
-            if (threadIdx.x < kWarp) chosen.take(in, index, item == begin, threadIdx.x);
+            if (threadIdx.x < kWarp) units.take(in, index, threadIdx.x);
             __syncthreads();
-            if (!chosen.same)
-                fill_rows(SharedRows<terms>{shared.rows, chosen.rows}, in, chosen.input, m.columns,
+            if (!units.same)
+                fill_rows(SharedRows<terms>{shared.rows, units.rows}, in, units.input, m.columns,
                           chunks * Chunk<Tiles>::kColumns);
             __syncthreads();
         }
-        const SharedRows<terms> rows = {shared.rows, chosen.rows};
+        const SharedRows<terms> rows = {shared.rows, units.rows};
         const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
-        const int pair = mine ? chosen.pair[at.column] : 0;
+        const int pair = mine ? units.pair[at.column] : 0;
         typename Epilogue::Ready ready = {};
-        if (mine) ready = epilogue.prepare(chosen.expert[index], panel, at.r);
-        float sums[groups][4] = {};
+        if (mine) ready = epilogue.prepare(units.expert[index], panel, at.r);
+        float sums[1][4] = {};
         stream.template multiply<terms>(sums,
-                                        Operands<groups>(rows, buffers.zeros, threadIdx.x % kWarp));
+                                        Operands<1>(rows, buffers.zeros, threadIdx.x % kWarp));
         const float sum = join_warps<terms>(sums, buffers.set(item), rows);
         if (threadIdx.x < kTileSums) {
             const float high = __shfl_down_sync(0xffffffffu, sum, 2);
@@ -220,36 +240,35 @@ __global__ __launch_bounds__(kDecodeThreads, terms* groups <= kFastTerms
             ++index;
         }
     }
-    epilogue.finish(begin, end, panels, chosen.count);
+    epilogue.finish(begin, end, panels, units.count);
 }
 
-// An expert has at most one pair of each token: tokens that one launch can hold, of kDecodeRows at
-// most.
+// Rows that a block can hold, kUnitRows at most.
 template <int terms>
-int moe_decode_tokens(const Device& device, int columns) {
-    int tokens = kDecodeRows;
-    while (tokens > 1 &&
-           moe_decode_shared_bytes<terms>(kShortMoeRing, tokens, columns) > device.shared_limit)
-        --tokens;
-    return tokens;
+int moe_unit_rows(const Device& device, int columns) {
+    int rows = kUnitRows<terms>;
+    while (rows > 1 &&
+           moe_decode_shared_bytes<terms>(kShortMoeRing, rows, columns) > device.shared_limit)
+        --rows;
+    return rows;
 }
 
+// Launches over all rows of a step.
 template <int terms, class Epilogue>
-void launch_moe_decode(const Device& device, const Matrix& m, const ExpertRows& in, int tokens,
+void launch_moe_decode(const Device& device, const Matrix& m, ExpertRows in, int tokens,
                        const Epilogue& epilogue) {
-    const bool one = group_count<terms>(tokens) == 1;
+    const int rows = in.unit_rows = min(tokens, moe_unit_rows<terms>(device, m.columns));
     const auto launch_ring = [&](auto ring) {
         constexpr int kRing = ring();
-        const auto kernel =
-            one ? moe_decode<terms, 1, kRing, Epilogue> : moe_decode<terms, terms, kRing, Epilogue>;
-        const size_t shared = moe_decode_shared_bytes<terms>(kRing, tokens, m.columns);
+        const auto kernel = moe_decode<terms, kRing, Epilogue>;
+        const size_t shared = moe_decode_shared_bytes<terms>(kRing, rows, m.columns);
         const int resident =
             resident_blocks(device, reinterpret_cast<const void*>(kernel), kDecodeThreads, shared);
         const int blocks =
             min(min(resident, 2) * device.multiprocessors, in.pairs * panel_count(m.rows));
         launch(device, kernel, dim3(blocks), dim3(kDecodeThreads), shared, m, in, epilogue);
     };
-    if (moe_decode_shared_bytes<terms>(kMoeRing, tokens, m.columns) <= device.shared_limit)
+    if (moe_decode_shared_bytes<terms>(kMoeRing, rows, m.columns) <= device.shared_limit)
         launch_ring(std::integral_constant<int, kMoeRing>());
     else
         launch_ring(std::integral_constant<int, kShortMoeRing>());

@@ -54,7 +54,7 @@ struct DownEpilogue {
         if (row + 8 < sum.hidden) out[8] = high + ready.bias[1];
     }
     // For all of a block's items at once, since the hand-over is slow.
-    __device__ void finish(int begin, int end, int panels, int experts) const {
+    __device__ void finish(int begin, int end, int panels, int units) const {
         __shared__ bool last[kDecodeThreads];
 #pragma unroll 1
         for (int first = begin; first < end; first += kDecodeThreads) {
@@ -63,7 +63,7 @@ struct DownEpilogue {
             if (mine < items) {
                 unsigned* counter = arrived + (first + mine) % panels;
                 __threadfence();  // of the whole block's writes, which the barrier put before it
-                last[mine] = atomicAdd(counter, 1u) == unsigned(experts) - 1;
+                last[mine] = atomicAdd(counter, 1u) == unsigned(units) - 1;
                 if (last[mine]) *counter = 0;
             }
             __syncthreads();
@@ -132,17 +132,10 @@ void prefill(const Device& device, const MoeDownArgs& a, const Scratch& scratch)
 
 template <int terms>
 void decode(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
-    const auto* act = static_cast<const std::byte*>(a.act);
-    const int most = moe_decode_tokens<terms>(device, a.inner);
-    for (int first = 0; first < a.tokens; first += most) {
-        const int tokens = min(most, a.tokens - first), pairs = first * a.top_k;
-        const Sum sum = {scratch.partial, a.weight + pairs, a.x + size_t(first) * a.hidden,
-                         tokens,          a.hidden,         a.top_k};
-        const ExpertRows rows = {a.expert + pairs, act + pairs * own_row_bytes<terms>(a.inner),
-                                 tokens * a.top_k, 1};
-        launch_moe_decode<terms>(device, a.matrix, rows, tokens,
-                                 DownEpilogue{a.bias, scratch.partial, scratch.counters, sum});
-    }
+    const Sum sum = {scratch.partial, a.weight, a.x, a.tokens, a.hidden, a.top_k};
+    const ExpertRows rows = {a.expert, static_cast<const std::byte*>(a.act), a.tokens * a.top_k, 1};
+    launch_moe_decode<terms>(device, a.matrix, rows, a.tokens,
+                             DownEpilogue{a.bias, scratch.partial, scratch.counters, sum});
 }
 
 }  // namespace

@@ -99,18 +99,11 @@ void prefill(const Device& device, const MoeUpArgs& a, const Scratch& scratch) {
 
 template <int terms>
 void decode(const Device& device, const MoeUpArgs& a) {
-    const auto* h = static_cast<const std::byte*>(a.h);
-    auto* act = static_cast<std::byte*>(a.act);
-    const int most = moe_decode_tokens<terms>(device, a.hidden);
-    for (int first = 0; first < a.tokens; first += most) {
-        const int tokens = min(most, a.tokens - first), pairs = first * a.top_k;
-        const ExpertRows rows = {a.expert + pairs, h + first * own_row_bytes<terms>(a.hidden),
-                                 tokens * a.top_k, a.top_k};
-        launch_moe_decode<terms>(
-            device, a.weight, rows, tokens,
-            SwigluEpilogue<terms>{a.bias, act + pairs * own_row_bytes<terms>(a.inner), a.inner,
-                                  a.limit});
-    }
+    const ExpertRows rows = {a.expert, static_cast<const std::byte*>(a.h), a.tokens * a.top_k,
+                             a.top_k};
+    launch_moe_decode<terms>(
+        device, a.weight, rows, a.tokens,
+        SwigluEpilogue<terms>{a.bias, static_cast<std::byte*>(a.act), a.inner, a.limit});
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kMostExperts = 128;
 constexpr int kLaneExperts = kMostExperts / kWarp;
 constexpr int kSplitColumns = 256;  // columns a block takes at least
 constexpr int kChooseThreads = 256;

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kMostExperts = 128;
 static_assert(kWarps == kWarp);
 
 struct Places {

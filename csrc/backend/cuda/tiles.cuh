@@ -13,7 +13,9 @@ namespace gptoss::cuda {
 
 constexpr int kTileRows = 16;
 constexpr int kTileColumns = 32;
-constexpr int kDecodeRows = 8;  // activation rows of a decode step: columns of the unit's tile
+constexpr int kDecodeRows = 8;  // activation rows of a decode product: columns of the unit's tile
+constexpr int kStepRows = 32;   // of a decode step at most
+constexpr int kMostExperts = 128;
 constexpr int kTileSums = kTileRows * kDecodeRows;
 constexpr int kWarp = 32;
 
