@@ -10,6 +10,7 @@ asked for alone before.
 """
 
 import asyncio
+import datetime
 import json
 import os
 import random
@@ -47,7 +48,8 @@ def forbidden(model):
 async def in_process(model, number, new_tokens):
     """Return seconds to the first token, and between the first and the last."""
     sampling = gn.Sampling(temperature=0.0, logit_bias=forbidden(model))
-    system = SystemContent(channels=CHANNELS)
+    # What the server tells the model, to the day.
+    system = SystemContent(date=datetime.date.today(), channels=CHANNELS)
     begun = time.perf_counter()
     times = []
     with gn.Chat(model, system=system, sampling=sampling, max_new_tokens=new_tokens) as chat:

@@ -39,7 +39,7 @@ def cold_logits(model, tokens):
         return session.logits(PROBE)
 
 
-@pytest.mark.parametrize("length", [127, 128, 129, 1000, 1500])
+@pytest.mark.parametrize("length", [31, 32, 127, 128, 129, 1000, 1500])
 def test_the_same_prompt_again_is_not_computed_again(models, length):
     model, cold = models
     prompt = some(length, length)
@@ -51,7 +51,7 @@ def test_the_same_prompt_again_is_not_computed_again(models, length):
             assert texts(stream) == want
             stats = stream.stats
             assert stats.cached_tokens + stats.prefilled_tokens == length
-            if attempt and length >= 128:
+            if attempt and length >= 32:
                 assert stats.prefilled_tokens == 1  # for the logits after it
             assert session.usage == gn.Usage(stats.cached_tokens, stats.prefilled_tokens)
 
@@ -67,6 +67,19 @@ def test_a_prompt_that_begins_alike_goes_on_from_there(models):
             assert usage.cached_tokens + usage.prefilled_tokens == 1500
             assert usage.prefilled_tokens <= most
             assert np.array_equal(session.logits(PROBE), cold_logits(cold, tokens))
+
+
+def test_short_prompts_share_a_beginning_that_is_long_enough(models):
+    """As questions do that come with the same system message."""
+    model, cold = models
+    for size in (31, 60):
+        shared = some(size, 300 + size)
+        for number in range(4):
+            tokens = shared + some(25, 400 + number)
+            with model.session() as session:
+                cached = session.prefill(tokens).cached_tokens
+                assert cached == (size if size >= 32 and number > 1 else 0)
+                assert np.array_equal(session.logits(PROBE), cold_logits(cold, tokens))
 
 
 def test_logits_are_given_for_every_token_asked(models):

@@ -18,6 +18,8 @@ constexpr int kSharedStepRows = 64;
 // Others' prompts may begin with part of this one: so far apart that what they compute again is
 // little, and the windows kept for it are a quarter of what the pages take.
 constexpr int kPublishDistance = 512, kLeastPublishDistance = 128;
+// The first may be short: a chat's system message is.
+constexpr int kLeastPublished = 32;
 // Fewer tokens are computed sooner than a ring is filled.
 constexpr int kLeastAdopted = 16;
 
@@ -249,7 +251,8 @@ void Session::publish_within(Model& model, int begin, int end) {
     const int total = static_cast<int>(tokens_.size());
     for (int at = begin + 1; at <= end; ++at)
         if (at == branch_ || at % kPublishDistance == 0 || at == total)
-            if (at - published_ >= kLeastPublishDistance) publish(model, at);
+            if (at - published_ >= (published_ ? kLeastPublishDistance : kLeastPublished))
+                publish(model, at);
 }
 
 }  // namespace gptoss
