@@ -35,8 +35,8 @@ const asked = [{ role: "user", content: "What is the weather in Zurich?" }];
 const runner = client.chat.completions.runTools({ model, messages: asked, temperature: 0, tools: [weather] });
 out.tools = await runner.finalContent();
 const stream = client.responses.stream({ model, input: "What is 17 + 25?", temperature: 0 });
-out.events = 0;
-for await (const _ of stream) out.events += 1;
+out.events = [];
+for await (const event of stream) out.events.push(event.type);
 out.response = (await stream.finalResponse()).output_text;
 const schema = {
   type: "object",

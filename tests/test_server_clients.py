@@ -185,7 +185,9 @@ def test_the_client_for_node_follows(served):
     assert told["whole"] == told["streamed"] == told["response"] == "17 + 25 = 42"
     assert told["city"] == "Zurich"
     assert "21" in told["tools"]
-    assert told["events"] > 20
+    assert told["events"][0] == "response.created"
+    assert "response.output_text.delta" in told["events"]  # how many there are is a matter of time
+    assert told["events"][-1] == "response.completed"
     assert told["error"] == [400, "temperature"]
     assert told["person"] == ["name", "grown"]
     assert "42" in told["reasoning"]
