@@ -34,8 +34,7 @@ inline void prefetch_bytes(const void* p) {
 
 // N tiles from tile t on. (GCC keeps sums in registers only if the array has one dimension.)
 template <int G, int N, class T>
-inline void score_tiles(const AttentionUnit& u, int head, int t, F32x16* largest) {
-    const float lowest = -__builtin_inff();
+inline void score_tiles(const AttentionUnit& u, int head, int t) {
     const float* q = u.q + head * u.head_dim;
     const T* keys[N];
     each<N>([&](int n) { keys[n] = reinterpret_cast<const T*>(u.keys[t + n]); });
@@ -55,29 +54,34 @@ inline void score_tiles(const AttentionUnit& u, int head, int t, F32x16* largest
             });
         });
     }
+    // Nothing else here: with more in it GCC kept the sums in memory.
     each<N * G>([&](int i) {
-        const int tile = t + i / G, g = i % G;
-        score[i] = in_units<T>(score[i]);
-        score[i] = keep(score[i], u.begin - kKvTile * tile, u.end - kKvTile * tile, splat(lowest));
-        largest[g] = max(largest[g], score[i]);
-        store(u.scores + ((head + g) * u.tiles + tile) * kKvTile, score[i]);
+        store(u.scores + ((head + i % G) * u.tiles + t + i / G) * kKvTile, in_units<T>(score[i]));
     });
 }
 
 template <int G, class T>
 void score_heads(const AttentionUnit& u, int head) {
-    F32x16 largest[G];
-    each<G>([&](int g) { largest[g] = splat(-__builtin_inff()); });
     int t = 0;
     for (; t + kTilesAtOnce <= u.tiles; t += kTilesAtOnce)
-        score_tiles<G, kTilesAtOnce, T>(u, head, t, largest);
-    for (; t < u.tiles; ++t) score_tiles<G, 1, T>(u, head, t, largest);
-    each<G>([&](int g) { u.max[head + g] = max(largest[g]); });
+        score_tiles<G, kTilesAtOnce, T>(u, head, t);
+    for (; t < u.tiles; ++t) score_tiles<G, 1, T>(u, head, t);
 }
 
 inline void weigh_scores(const AttentionUnit& u, int head) {
     float* scores = u.scores + head * u.tiles * kKvTile;
-    const F32x16 largest = splat(u.max[head]);
+    F32x16 largest = splat(-__builtin_inff());
+    for (int t = 0; t < u.tiles; ++t) {
+        F32x16 score = load(scores + kKvTile * t);
+        const int begin = u.begin - kKvTile * t, end = u.end - kKvTile * t;
+        if (begin > 0 || end < kKvTile) {
+            score = keep(score, begin, end, splat(-__builtin_inff()));
+            store(scores + kKvTile * t, score);
+        }
+        largest = max(largest, score);
+    }
+    u.max[head] = max(largest);
+    largest = splat(u.max[head]);
     F32x16 total = splat(0);
     for (int t = 0; t < u.tiles; ++t) {
         const F32x16 weight = exp(load(scores + kKvTile * t) - largest);
