@@ -82,6 +82,18 @@ def test_short_prompts_share_a_beginning_that_is_long_enough(models):
                 assert np.array_equal(session.logits(PROBE), cold_logits(cold, tokens))
 
 
+def test_a_short_beginning_that_is_kept_keeps_no_whole_prompt_away(models):
+    model, _ = models
+    shared = some(60, 500)
+    prompts = [shared + some(90, 501 + number) for number in range(3)]
+    for attempt in range(3):
+        for prompt in prompts:
+            with model.session() as session:
+                cached = session.prefill(prompt).cached_tokens
+                if attempt == 2:
+                    assert cached == 150
+
+
 def test_logits_are_given_for_every_token_asked(models):
     model, cold = models
     tokens = some(600, 90)

@@ -265,7 +265,7 @@ def test_experts_of_a_row_do_not_depend_on_the_rows_beside_it(bench):
     together = bench.stages.experts(0, x)
     alike = np.where(np.arange(count)[:, None] % 3, x[:1], x)  # most choose the same experts
     crowded = bench.stages.experts(0, alike)
-    for row in (0, count // 2, count - 1):
+    for row in (0, 3, count // 2, count // 3 * 3 - 3, count - 1):
         for rows, many in ((x, together), (alike, crowded)):
             alone = bench.stages.experts(0, rows[row : row + 1])
             assert np.array_equal(alone["x"][0], many["x"][row])

@@ -176,7 +176,9 @@ class Session : public std::enable_shared_from_this<Session> {
     void snapshot(Model& model);  // the same within a step
     // Within a step: for other sessions whose tokens begin with the first `position` of these.
     void publish(Model& model, int position);
-    // The same for places in the rows just computed, from `begin` on, where others may branch off.
+    // Whether a prefix that ends there is far enough from the last one published.
+    bool worth_publishing(int position) const;
+    // Publishes places in the rows just computed, from `begin` on, where others may branch off.
     void publish_within(Model& model, int begin, int end);
     std::vector<PrefixCache::Key> keys(int count) const;
     // Rows from computed_ on that one step takes, and their form.

@@ -18,7 +18,7 @@ constexpr int kSharedStepRows = 64;
 // Others' prompts may begin with part of this one: so far apart that what they compute again is
 // little, and the windows kept for it are a quarter of what the pages take.
 constexpr int kPublishDistance = 512, kLeastPublishDistance = 128;
-// The first may be short: a chat's system message is.
+// The first may be short, as a chat's system message is; it counts for no distance then.
 constexpr int kLeastPublished = 32;
 // Fewer tokens are computed sooner than a ring is filled.
 constexpr int kLeastAdopted = 16;
@@ -219,7 +219,13 @@ void Session::snapshot(Model& model) {
     } catch (const OutOfMemory&) {
         // Going back will compute more again, that is all.
     }
-    if (computed_ - published_ >= kLeastPublishDistance) publish(model, computed_);
+    if (worth_publishing(computed_)) publish(model, computed_);
+}
+
+bool Session::worth_publishing(int position) const {
+    const int before = published_ < kLeastPublishDistance ? 0 : published_;
+    return position - before >= kLeastPublishDistance ||
+           (published_ < kLeastPublished && position >= kLeastPublished);
 }
 
 std::vector<PrefixCache::Key> Session::keys(int count) const {
@@ -251,8 +257,7 @@ void Session::publish_within(Model& model, int begin, int end) {
     const int total = static_cast<int>(tokens_.size());
     for (int at = begin + 1; at <= end; ++at)
         if (at == branch_ || at % kPublishDistance == 0 || at == total)
-            if (at - published_ >= (published_ ? kLeastPublishDistance : kLeastPublished))
-                publish(model, at);
+            if (worth_publishing(at)) publish(model, at);
 }
 
 }  // namespace gptoss

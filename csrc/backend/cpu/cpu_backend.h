@@ -22,7 +22,7 @@ enum class ActivationForm { kFloat, kBlocks };
 constexpr int kPrefillRows = 256;
 constexpr int kTilePrefillRows = 1024;
 // Where either way gives the same bits: rows of a step, and rows of an expert on the average, from
-// which on unpacking weights apart from multiplying them is faster.
+// which on multiplying in tiles is faster.
 constexpr int kTiledRows = 5;
 constexpr int kTiledPairs = 2;
 constexpr int kDecodeRows = 64;

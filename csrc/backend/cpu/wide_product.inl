@@ -7,8 +7,8 @@
 // integer that product.inl has, scaled and added in the same order: the same bits.
 
 constexpr int kLine = 64;
-// Rows that share a load of weights. Their sums stay in registers, those of integers and of floats:
-// more rows take their loads and stores, and the time in which multipliers do nothing.
+// Rows that share a load of weights. Their sums stay in registers, those of integers and of floats;
+// of more rows they would be loaded and stored while the multipliers wait.
 constexpr int kWideRows = 5;
 constexpr size_t kWideTileBytes = kTileBytes + kTileRows * sizeof(float);
 
@@ -43,7 +43,8 @@ struct PackedBlocks {
         prefetch_l2(from + 2 * blocks * kBytes);
         return _mm512_loadu_si512(from);
     }
-    // Number `n` of a line's pairs, and where it stands: MXFP4's columns are in kMxfp4Order.
+    // Number `n` of a line's pairs, and which of the block it is: int8 has one in the even bytes
+    // and the next but one in the odd ones, MXFP4 four in a row (of kMxfp4Order).
     static int place(int line, int n) {
         return kInt8 ? 4 * (line / 2) + line % 2 + 2 * n : kLinePairs * line + n;
     }
@@ -51,11 +52,12 @@ struct PackedBlocks {
         if constexpr (kInt8) {
             const __m512i bytes = _mm512_xor_si512(line, _mm512_set1_epi8(char(0x80)));
             return _mm512_srai_epi16(n ? bytes : _mm512_slli_epi16(bytes, 8), 8);
+        } else {
+            // Twice: vpermw reads five bits, the fifth of the next value.
+            const __m512i table = _mm512_broadcast_i64x4(
+                _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+            return _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 4 * n), table);
         }
-        // Twice: vpermw reads five bits, the fifth of the next value.
-        const __m512i table = _mm512_broadcast_i64x4(
-            _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-        return _mm512_permutexvar_epi16(_mm512_srli_epi16(line, 4 * n), table);
     }
     void go_on() {
         for (int panel = 0; panel < 2; ++panel) {
@@ -67,10 +69,14 @@ struct PackedBlocks {
 };
 struct UnpackedBlocks {};
 
-// sum += both products of each lane. Not the intrinsic: GCC 12 then keeps sums of eight rows on the
-// stack, and two thirds of the speed.
-inline void add_products(__m512i& sum, __m512i a, __m512i b) {
-    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+// sums += a pair of columns of both panels times R rows' words of it, 16 words from row to row.
+template <int R>
+inline void add_pair(__m512i (&sum)[R][2], __m512i first, __m512i second, const Word* words) {
+    for (int r = 0; r < R; ++r) {
+        const __m512i pair = _mm512_set1_epi32(words[16 * r]);
+        sum[r][0] = _mm512_dpwssd_epi32(sum[r][0], first, pair);
+        sum[r][1] = _mm512_dpwssd_epi32(sum[r][1], second, pair);
+    }
 }
 
 // R rows times `depth` blocks, added to out [R][32]; `next` bytes on are the rows to come. Packed:
@@ -90,14 +96,8 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, fl
         for (int r = 0; r < R; ++r) prefetch_l1(x + next + kLine * (row + r));
         if constexpr (std::is_same_v<Packed, UnpackedBlocks>) {
             for (int j = 0; j < 16; j += 2) {
-                for (int i = j; i < j + 2; ++i) {
-                    const __m512i first = block.pairs[i][0], second = block.pairs[i][1];
-                    for (int r = 0; r < R; ++r) {
-                        const __m512i pair = _mm512_set1_epi32(words[16 * r + i]);
-                        add_products(sum[r][0], first, pair);
-                        add_products(sum[r][1], second, pair);
-                    }
-                }
+                for (int i = j; i < j + 2; ++i)
+                    add_pair<R>(sum, block.pairs[i][0], block.pairs[i][1], words + i);
             }
         } else {
             for (int j = 0; j < Packed::kLines; ++j) {
@@ -108,11 +108,7 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, fl
                     const __m512i second = Packed::pair(line[1], n);
                     block.pairs[i][0] = first;
                     block.pairs[i][1] = second;
-                    for (int r = 0; r < R; ++r) {
-                        const __m512i pair = _mm512_set1_epi32(words[16 * r + i]);
-                        add_products(sum[r][0], first, pair);
-                        add_products(sum[r][1], second, pair);
-                    }
+                    add_pair<R>(sum, first, second, words + i);
                 }
             }
             for (int panel = 0; panel < 2; ++panel) block.scale[panel] = packed.scale(panel);

@@ -8,13 +8,14 @@
 #pragma once
 
 #include "backend/cuda/dense_decode.cuh"
+#include "base/error.h"
 
 namespace gptoss::cuda {
 
 constexpr int kMostChosen = 8;  // experts of a row
 constexpr int kMostPairs = kStepRows * kMostChosen;
 
-// Rows of a unit at most: more would be a second tile's, which costs as much again as reading the
+// Rows of a unit at most: more would be a second tile's, expected to cost about what reading the
 // weights a second time does.
 template <int terms>
 constexpr int kUnitRows = kDecodeRows / terms;
@@ -42,9 +43,10 @@ struct Units {
     // By one warp; a barrier is to follow.
     __device__ void find(const ExpertRows& in, int lane) {
         const bool many = in.pairs > kWarp;
-        if (many)
+        if (many) {
 #pragma unroll 1
             for (int i = lane; i < kMostExperts; i += kWarp) chosen[i] = 0;
+        }
         int found = 0;
 #pragma unroll 1
         for (int from = 0; from < in.pairs; from += kWarp) {
@@ -257,6 +259,8 @@ int moe_unit_rows(const Device& device, int columns) {
 template <int terms, class Epilogue>
 void launch_moe_decode(const Device& device, const Matrix& m, ExpertRows in, int tokens,
                        const Epilogue& epilogue) {
+    if (in.pairs > kMostPairs)
+        throw Error(message(in.pairs, " pairs of a decode step, wanted at most ", kMostPairs));
     const int rows = in.unit_rows = min(tokens, moe_unit_rows<terms>(device, m.columns));
     const auto launch_ring = [&](auto ring) {
         constexpr int kRing = ring();
