@@ -17,6 +17,17 @@ RENAMED = {"num_local_experts": "num_experts", "num_experts_per_tok": "experts_p
 
 INSTRUCTION_SETS = ["scalar", "avx2", "avx512", "amx"]
 EMULATED = "cuda-emulated"
+# A model that the emulated device takes a hundredth of a second a step for.
+SMALLEST = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_experts": 2,
+    "experts_per_token": 1,
+    "vocab_size": 40,
+}
 
 
 def pytest_addoption(parser):
@@ -44,6 +55,34 @@ def cuda_device(request):
         library = build.build(folder, build.backend_sources(), "libgptoss_cuda_emulated.so")
         os.environ["GPTOSS_CUDA_EMULATED"] = str(library)
     return device
+
+
+@pytest.fixture
+def emulated(cuda_device):
+    if cuda_device != EMULATED:
+        pytest.skip("only the emulated device can be told to")
+    return cuda_device
+
+
+@pytest.fixture
+def small(config):
+    return config("tiny", **SMALLEST)
+
+
+def available_bytes(device):
+    return gn.plan("tiny", device=device, measure=False)["available_bytes"]
+
+
+def near(device):
+    """Bytes that a card's free memory may be off: it is given in pieces of 2 MiB, and kernels take
+    some when they are first used."""
+    return 0 if device == EMULATED else 8 << 20
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with gn.Model.demo(threads=1) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,10 @@ What it reads is computed by the model beneath, so that its counters are the eng
 """
 
 import gptoss_native as gn
+from gptoss_native.harmony import Message
 from gptoss_native.stream import Stats, Token
+
+GREEDY = gn.Sampling(temperature=0.0)
 
 
 class ScriptedStream:
@@ -100,3 +103,19 @@ def thought(text):
 
 def call(name, arguments="{}", end="<|call|>"):
     return f"<|channel|>commentary to={name} <|constrain|>json<|message|>{arguments}{end}"
+
+
+def talk(model, **options):
+    return gn.Chat(model, **{"sampling": GREEDY} | options)
+
+
+def user(text):
+    return Message("user", text)
+
+
+def final(text):
+    return Message("assistant", text, channel="final")
+
+
+def analysis(text):
+    return Message("assistant", text, channel="analysis")

@@ -43,12 +43,6 @@ FEW = {"type": "object", "minProperties": 7}  # which llguidance does not hold t
 
 
 @pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def models(config):
     made = [random_model(config, TOKENIZER, seed=seed, threads=1) for seed in range(3)]
     yield made

@@ -27,12 +27,6 @@ def model():
         yield made
 
 
-@pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
 many = settings(
     database=None,
     derandomize=True,

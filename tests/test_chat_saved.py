@@ -18,7 +18,7 @@ from gptoss_native.harmony import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import answer, call, scripted, thought
+from scripted import answer, call, scripted, talk, thought
 
 GREEDY = gn.Sampling(temperature=0.0)
 SUM = "What is 17 + 25?"
@@ -28,16 +28,6 @@ NEXT = "What is 2 + 3?"
 def get_weather(city: str) -> str:
     """Gets the weather."""
     return f"sunny in {city}"
-
-
-@pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
-def talk(model, **options):
-    return gn.Chat(model, **{"sampling": GREEDY} | options)
 
 
 def same(one, other):

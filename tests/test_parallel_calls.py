@@ -50,12 +50,6 @@ def models(config):
         model.close()
 
 
-@pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
 # The envelope
 
 

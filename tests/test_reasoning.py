@@ -10,12 +10,6 @@ GREEDY = gn.Sampling(temperature=0.0)
 SUM = "What is 17 + 25?"
 
 
-@pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
 @pytest.mark.parametrize("limit", [0, 1, 10, 27])
 def test_at_the_limit_the_turn_goes_on_with_an_answer(demo, limit):
     chat = gn.Chat(demo, sampling=GREEDY)

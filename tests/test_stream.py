@@ -30,12 +30,6 @@ def exact():
 
 
 @pytest.fixture(scope="module")
-def demo():
-    with gn.Model.demo(threads=1) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def ids(some_ids):
     return some_ids(100)
 
