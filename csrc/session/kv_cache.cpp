@@ -204,7 +204,10 @@ HeldBlock KvCache::window_before(Backend& backend, int positions) const {
 void KvCache::snapshot(Backend& backend, int positions) {
     if (!geometry_.ring_bytes || positions == 0) return;
     forget_snapshots_after(positions);
-    if (!snapshots_.empty() && positions - snapshots_.back().positions < kSnapshotDistance) return;
+    // The first may be short, as a chat's system message is; it counts for no distance then.
+    const int last = snapshots_.empty() ? 0 : snapshots_.back().positions;
+    const bool alone = snapshots_.empty() || (snapshots_.size() == 1 && last < kSnapshotDistance);
+    if (positions == last || (!alone && positions - last < kSnapshotDistance)) return;
     snapshots_.push_back({positions, window_before(backend, positions)});
     thin_snapshots();
 }
