@@ -4,10 +4,9 @@ What it reads is computed by the model beneath, so that its counters are the eng
 """
 
 import gptoss_native as gn
+from constraint_kinds import GREEDY
 from gptoss_native.harmony import Message
 from gptoss_native.stream import Stats, Token
-
-GREEDY = gn.Sampling(temperature=0.0)
 
 
 class ScriptedStream:
