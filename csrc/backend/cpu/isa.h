@@ -16,5 +16,7 @@ std::vector<Isa> available_isas();
 // The fastest available, or the one that the environment variable GPTOSS_ISA names (scalar, avx2,
 // avx512, amx). Throws InvalidArgument if that is unknown or not available here.
 Isa choose_isa();
+// How far ahead of one activation row's product dense weights are to be asked for, in bytes.
+extern const int far_bytes_of_one_row;
 
 }  // namespace gptoss::cpu

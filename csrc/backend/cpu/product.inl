@@ -8,9 +8,15 @@
 // few to stream at memory speed, so that lines come to the second cache long before.
 constexpr int kFarBytes = 8192, kNearBytes = 1024, kNearScaleBytes = 512;
 
-inline void stream(const std::byte* line) {
-    prefetch_l2(line + kFarBytes);
+inline void stream(const std::byte* line, int far_bytes = kFarBytes) {
+    prefetch_l2(line + far_bytes);
     prefetch_l1(line + kNearBytes);
+}
+
+// Of R rows' product with dense weights.
+template <int R>
+inline int far_bytes() {
+    return R == 1 ? far_bytes_of_one_row : kFarBytes;
 }
 
 // Unrolled: arrays of vectors that step() writes stay in registers.
@@ -25,12 +31,13 @@ void bf16_float(const std::byte* data, const std::byte*, int columns, const void
                 float* out) {
     F32x16 even[R], odd[R];
     const float* row[R];
+    const int far = far_bytes<R>();
     each<R>([&](int r) {
         even[r] = odd[r] = splat(0);
         row[r] = static_cast<const float*>(x[r]);
     });
     for (int k = 0; k < columns; k += 2, data += 64) {
-        stream(data);
+        stream(data, far);
         F32x16 first, second;
         load_bf16_pairs(data, first, second);
         each<R>([&](int r) {
@@ -103,12 +110,13 @@ void int8_block(const std::byte* data, const std::byte* scales, int columns, con
                 float* out) {
     F32x16 total[R];
     BlockRow row[R];
+    const int far = far_bytes<R>();
     each<R>([&](int r) {
         total[r] = splat(0);
         row[r] = block_row(x[r], columns);
     });
     for (int b = 0; b < columns / kBlock; ++b, data += 512) {
-        for (int line = 0; line < 512; line += 64) stream(data + line);
+        for (int line = 0; line < 512; line += 64) stream(data + line, far);
         const ByteTile tile = load_int8(data);
         const F32x16 scale = load_bf16(scales + 2 * kPanelRows * b);
         each<R>([&](int r) {
