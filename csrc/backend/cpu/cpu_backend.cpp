@@ -66,14 +66,23 @@ const Kernels& kernels(Isa isa) {
 
 namespace {
 
-// Those of an instruction set, if the one in use holds it.
-const Tiles* tiles_of([[maybe_unused]] Isa wanted, Precision precision, Isa isa) {
-    if (precision == Precision::kExact || isa < wanted) return nullptr;
+// The prefill form on the tile unit, where there is one.
+const Tiles* unit_tiles([[maybe_unused]] Isa isa, Precision precision) {
+    if (precision == Precision::kExact) return nullptr;
 #ifdef GPTOSS_X86
-    return wanted == Isa::kAmx ? &amx::kTiles : &avx512::kTiles;
-#else
-    return nullptr;
+    if (isa == Isa::kAmx) return &amx::kTiles;
 #endif
+    return nullptr;
+}
+
+// Many rows of the decode form.
+const Tiles* vector_tiles([[maybe_unused]] Isa isa, Precision precision) {
+    if (precision == Precision::kExact) return nullptr;
+#ifdef GPTOSS_X86
+    if (isa >= Isa::kAvx512) return &avx512::kTiles;
+    if (isa == Isa::kAvx2) return &avx2::kTiles;
+#endif
+    return nullptr;
 }
 
 }  // namespace
@@ -82,8 +91,8 @@ CpuBackend::CpuBackend(Precision precision, int threads)
     : precision_(precision),
       isa_(choose_isa()),
       kernels_(kernels(isa_)),
-      prompt_tiles_(tiles_of(Isa::kAmx, precision, isa_)),
-      wide_tiles_(tiles_of(Isa::kAvx512, precision, isa_)),
+      prompt_tiles_(unit_tiles(isa_, precision)),
+      wide_tiles_(vector_tiles(isa_, precision)),
       pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {

@@ -1,6 +1,7 @@
 // The inner loops for one instruction set. Nothing here may use the standard library's inline
 // functions: the linker keeps one copy of each, and it may be the one compiled for this set.
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/tiles.h"
 #include "backend/stages.h"
 
 #ifdef GPTOSS_X86
@@ -8,5 +9,12 @@
 
 namespace gptoss::cpu::avx2 {
 #include "backend/cpu/kernels.inl"
+
+namespace {
+#include "backend/cpu/wide_product.inl"
+}  // namespace
+
+const Tiles kTiles = {true,    no_registers, no_registers, wide_product, wide_convert,
+                      nullptr, wide_swiglu,  nullptr,      nullptr};
 }  // namespace gptoss::cpu::avx2
 #endif

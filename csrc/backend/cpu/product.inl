@@ -105,6 +105,36 @@ void mxfp4_float(const std::byte* data, const std::byte* scales, int columns, co
 // A block's sum is an exact integer: 256 hi + lo, at most 32 * 127 * 32639.
 inline F32x16 block_sum(I32x16 hi, I32x16 lo) { return to_float(shift_left(hi, 8) + lo); }
 
+// Calls use(r, hi, lo) with the sums of R rows over block b, of weights that carry `offset` above
+// their values: load(part) gives a part of the block's, dot() multiplies it.
+template <int R, class Load, class Dot, class Use>
+inline void block_sums(const BlockRow (&row)[R], int b, int offset, Load load, Dot dot, Use use) {
+    const auto start = [&](const int32_t* sum) { return splat_int(-offset * sum[b]); };
+    if constexpr (kTileParts == 1) {
+        const ByteTile tile = load(0);
+        each<R>([&](int r) {
+            const I32x16 hi = dot(tile, row[r].hi + kBlock * b, start(row[r].hi_sum));
+            const I32x16 lo = dot(tile, row[r].lo + kBlock * b, start(row[r].lo_sum));
+            use(r, hi, lo);
+        });
+    } else {
+        I32x16 hi[R], lo[R];
+        each<R>([&](int r) {
+            hi[r] = start(row[r].hi_sum);
+            lo[r] = start(row[r].lo_sum);
+        });
+        for (int part = 0; part < kTileParts; ++part) {
+            const ByteTile tile = load(part);
+            const int first = kBlock * b + kBlock / kTileParts * part;
+            each<R>([&](int r) {
+                hi[r] = dot(tile, row[r].hi + first, hi[r]);
+                lo[r] = dot(tile, row[r].lo + first, lo[r]);
+            });
+        }
+        each<R>([&](int r) { use(r, hi[r], lo[r]); });
+    }
+}
+
 template <int R>
 void int8_block(const std::byte* data, const std::byte* scales, int columns, const void* const* x,
                 float* out) {
@@ -117,15 +147,14 @@ void int8_block(const std::byte* data, const std::byte* scales, int columns, con
     });
     for (int b = 0; b < columns / kBlock; ++b, data += 512) {
         for (int line = 0; line < 512; line += 64) stream(data + line, far);
-        const ByteTile tile = load_int8(data);
         const F32x16 scale = load_bf16(scales + 2 * kPanelRows * b);
-        each<R>([&](int r) {
-            const I32x16 hi =
-                dot_int8(tile, row[r].hi + kBlock * b, splat_int(-kInt8Offset * row[r].hi_sum[b]));
-            const I32x16 lo =
-                dot_int8(tile, row[r].lo + kBlock * b, splat_int(-kInt8Offset * row[r].lo_sum[b]));
-            total[r] = fma(scale * splat(row[r].scale[b]), block_sum(hi, lo), total[r]);
-        });
+        block_sums<R>(
+            row, b, kInt8Offset,
+            [&](int part) { return load_int8(data + 512 / kTileParts * part); },
+            [](const auto&... a) { return dot_int8(a...); },
+            [&](int r, I32x16 hi, I32x16 lo) {
+                total[r] = fma(scale * splat(row[r].scale[b]), block_sum(hi, lo), total[r]);
+            });
     }
     each<R>([&](int r) { store(out + kPanelRows * r, total[r]); });
 }
@@ -142,16 +171,15 @@ void mxfp4_block(const std::byte* data, const std::byte* scales, int columns, co
     for (int b = 0; b < columns / kBlock; ++b, data += 256) {
         for (int line = 0; line < 256; line += 64) stream(data + line);
         prefetch_l1(scales + kPanelRows * b + kNearScaleBytes);
-        const ByteTile tile = load_mxfp4(data);
         const F32x16 scale = load_e8m0(scales + kPanelRows * b);
-        each<R>([&](int r) {
-            const I32x16 hi =
-                dot(tile, row[r].hi + kBlock * b, splat_int(-kMxfp4Offset * row[r].hi_sum[b]));
-            const I32x16 lo =
-                dot(tile, row[r].lo + kBlock * b, splat_int(-kMxfp4Offset * row[r].lo_sum[b]));
-            // The tile holds twice the weights.
-            total[r] = fma(scale * splat(0.5f * row[r].scale[b]), block_sum(hi, lo), total[r]);
-        });
+        block_sums<R>(
+            row, b, kMxfp4Offset,
+            [&](int part) { return load_mxfp4(data + 256 / kTileParts * part); },
+            [](const auto&... a) { return dot(a...); },
+            [&](int r, I32x16 hi, I32x16 lo) {
+                // The tile holds twice the weights.
+                total[r] = fma(scale * splat(0.5f * row[r].scale[b]), block_sum(hi, lo), total[r]);
+            });
     }
     each<R>([&](int r) { store(out + kPanelRows * r, total[r]); });
 }

@@ -1,5 +1,5 @@
 // Prompt tokens in tiles, so that weights are unpacked once for many of them. Two ways to compute:
-// on the tile unit (AMX), bf16 activations times bf16 weights; or with AVX-512, 16-bit integers
+// on the tile unit (AMX), bf16 activations times bf16 weights; or on vectors, 16-bit integers
 // whose sums over 32 columns are exact, the bits that the decode form has.
 //
 // A tile is 16 rows of 64 bytes. Activations stand in tiles of 16 rows x 32 columns, tile after
@@ -107,8 +107,12 @@ struct Tiles {
 namespace amx {
 extern const Tiles kTiles;
 }
+// Of int8 and MXFP4 weights:
 namespace avx512 {
-extern const Tiles kTiles;  // of int8 and MXFP4 weights
+extern const Tiles kTiles;
+}
+namespace avx2 {
+extern const Tiles kTiles;
 }
 
 }  // namespace gptoss::cpu

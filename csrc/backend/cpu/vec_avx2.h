@@ -211,9 +211,14 @@ inline F32x16 fp4(I32x16 x) {
 inline void prefetch_l1(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-// 16 rows x 32 columns as bytes: vectors 2 j and 2 j + 1 hold columns 4 j to 4 j + 3.
+// Four bytes, read where they lie so that the load itself does the broadcast.
+using Word [[gnu::may_alias]] = int;
+
+// 16 rows x 16 columns, half a block, as bytes: vectors 2 j and 2 j + 1 hold columns 4 j to 4 j
+// + 3. More would not stay in registers.
+constexpr int kTileParts = 2;
 struct ByteTile {
-    __m256i v[16];
+    __m256i v[8];
 };
 // vpmaddubsw saturates on bytes above 127, so that int8 weights are taken signed here.
 constexpr int kInt8Offset = 0;
@@ -222,7 +227,7 @@ constexpr int kMxfp4Offset = 12;  // what the bytes carry above twice the weight
 inline ByteTile load_int8(const void* p) {
     const __m256i offset = _mm256_set1_epi8(static_cast<char>(128));
     ByteTile tile;
-    for (int j = 0; j < 16; ++j)
+    for (int j = 0; j < 8; ++j)
         tile.v[j] = _mm256_xor_si256(load_256(static_cast<const char*>(p) + 32 * j), offset);
     return tile;
 }
@@ -231,7 +236,7 @@ inline ByteTile load_mxfp4(const void* p) {
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m256i nibble = _mm256_set1_epi8(15);
     ByteTile tile;
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 2; ++j) {
         for (int half = 0; half < 2; ++half) {
             const __m256i bytes = load_256(static_cast<const char*>(p) + 64 * j + 32 * half);
             tile.v[4 * j + half] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
@@ -244,30 +249,72 @@ inline ByteTile load_mxfp4(const void* p) {
 inline __m256i add_pairs(__m256i sum, __m256i pairs) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-// start + sum over the 32 columns of byte * x, exact: a pair is at most 2 * 24 * 127.
+// start + sum over the 16 columns of byte * x, exact: four pairs are at most 4 * 2 * 24 * 127, so
+// that they are added as 16 bits, since widening them takes a multiplier.
 inline I32x16 dot(const ByteTile& tile, const int8_t* x, I32x16 start) {
-    int words[8];
-    __builtin_memcpy(words, x, sizeof words);
-    for (int j = 0; j < 8; ++j) {
+    const auto* words = reinterpret_cast<const Word*>(x);
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (int j = 0; j < 4; ++j) {
         const __m256i w = _mm256_set1_epi32(words[j]);
-        start.a = add_pairs(start.a, _mm256_maddubs_epi16(tile.v[2 * j], w));
-        start.b = add_pairs(start.b, _mm256_maddubs_epi16(tile.v[2 * j + 1], w));
+        a = _mm256_add_epi16(a, _mm256_maddubs_epi16(tile.v[2 * j], w));
+        b = _mm256_add_epi16(b, _mm256_maddubs_epi16(tile.v[2 * j + 1], w));
     }
-    return start;
+    return {add_pairs(start.a, a), add_pairs(start.b, b)};
 }
 // The same for signed bytes; a pair is at most 2 * 127 * 127, for no x is -128.
 inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
-    int words[8];
-    __builtin_memcpy(words, x, sizeof words);
+    const auto* words = reinterpret_cast<const Word*>(x);
     const auto pairs = [](__m256i bytes, __m256i w) {
         return _mm256_maddubs_epi16(_mm256_abs_epi8(bytes), _mm256_sign_epi8(w, bytes));
     };
-    for (int j = 0; j < 8; ++j) {
+    for (int j = 0; j < 4; ++j) {
         const __m256i w = _mm256_set1_epi32(words[j]);
         start.a = add_pairs(start.a, pairs(tile.v[2 * j], w));
         start.b = add_pairs(start.b, pairs(tile.v[2 * j + 1], w));
     }
     return start;
+}
+
+// For wide_product.inl. Rows and panels of a product at once: twelve registers of sums.
+constexpr int kWideRows = 6, kWidePanels = 1;
+constexpr bool kWideHeld = false;  // whether there is room for the sums of floats, too
+
+// sum + both products of the 16-bit integers of each lane
+inline I32x16 dot_pairs(I32x16 x, I32x16 y, I32x16 sum) {
+    sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a));
+    sum.b = _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b));
+    asm("" : "+x"(sum.a), "+x"(sum.b));
+    return sum;
+}
+// Pairs of columns of 16 rows' words as 16-bit integers: of int8, the even bytes or the odd ones.
+inline __m256i signed_bytes(__m256i x, bool odd) {
+    return _mm256_srai_epi16(odd ? x : _mm256_slli_epi16(x, 8), 8);
+}
+inline I32x16 int8_pair(I32x16 line, int n) {
+    const __m256i offset = _mm256_set1_epi8(static_cast<char>(128));
+    return {signed_bytes(_mm256_xor_si256(line.a, offset), n),
+            signed_bytes(_mm256_xor_si256(line.b, offset), n)};
+}
+// Of MXFP4, twice the values of nibbles n and n + 4.
+inline I32x16 mxfp4_pair(I32x16 line, int n) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const auto half = [&](__m256i x) {
+        const __m256i nibbles =
+            _mm256_and_si256(n % 2 ? _mm256_srli_epi16(x, 4) : x, _mm256_set1_epi8(15));
+        return signed_bytes(_mm256_shuffle_epi8(table, nibbles), n >= 2);
+    };
+    return {half(line.a), half(line.b)};
+}
+// 32 integers as 16 bits, in the order of kMxfp4Order.
+inline void store_mxfp4_order(void* p, const I32x16* x) {
+    const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    for (int i = 0; i < 2; ++i) {
+        const __m256i a = _mm256_permutevar8x32_epi32(x[i].a, order);
+        const __m256i b = _mm256_permutevar8x32_epi32(x[i].b, order);
+        _mm256_storeu_si256(static_cast<__m256i*>(p) + i,
+                            _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+    }
 }
 
 inline uint64_t read_256(const std::byte* p) {

@@ -154,6 +154,7 @@ inline void prefetch_l1(const void* p) { _mm_prefetch(static_cast<const char*>(p
 inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // 16 rows x 32 columns as unsigned bytes: vector j holds columns 4 j to 4 j + 3 of each row.
+constexpr int kTileParts = 1;
 struct ByteTile {
     __m512i v[8];
 };
@@ -191,6 +192,37 @@ inline I32x16 dot(const ByteTile& tile, const int8_t* x, I32x16 start) {
 }
 inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
     return dot(tile, x, start);
+}
+
+// For wide_product.inl. Rows and panels of a product at once: their sums stay in registers, of
+// more rows they would be loaded and stored while the multipliers wait.
+constexpr int kWideRows = 5, kWidePanels = 2;
+constexpr bool kWideHeld = true;  // so do the sums of floats
+
+// sum + both products of the 16-bit integers of each lane
+inline I32x16 dot_pairs(I32x16 a, I32x16 b, I32x16 sum) {
+    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+}
+// Pairs of columns of 16 rows' words as 16-bit integers: of int8, the even bytes or the odd ones.
+inline I32x16 int8_pair(I32x16 line, int n) {
+    const __m512i bytes = _mm512_xor_si512(line.v, _mm512_set1_epi8(char(0x80)));
+    return {_mm512_srai_epi16(n ? bytes : _mm512_slli_epi16(bytes, 8), 8)};
+}
+// Of MXFP4, twice the values of nibbles n and n + 4.
+inline I32x16 mxfp4_pair(I32x16 line, int n) {
+    // Twice: vpermw reads five bits, the fifth of the next value.
+    const __m512i table = _mm512_broadcast_i64x4(
+        _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    return {_mm512_permutexvar_epi16(_mm512_srli_epi16(line.v, 4 * n), table)};
+}
+// 32 integers as 16 bits, in the order of kMxfp4Order.
+inline void store_mxfp4_order(void* p, const I32x16* x) {
+    const __m512i order =
+        _mm512_set_epi16(31, 29, 27, 25, 30, 28, 26, 24, 23, 21, 19, 17, 22, 20, 18, 16, 15, 13, 11,
+                         9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0);
+    const __m512i plain = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(x[0].v)),
+                                             _mm512_cvtepi32_epi16(x[1].v), 1);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, plain));
 }
 
 inline uint64_t read_256(const std::byte* p) {

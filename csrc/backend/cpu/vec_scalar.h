@@ -206,6 +206,7 @@ inline void prefetch_l1(const void*) {}
 inline void prefetch_l2(const void*) {}
 
 // 16 rows x 32 columns as bytes: [8][16 rows][4 columns].
+constexpr int kTileParts = 1;
 struct ByteTile {
     int8_t v[8 * 16 * 4];
 };
