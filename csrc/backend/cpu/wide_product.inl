@@ -50,30 +50,20 @@ struct PackedBlocks {
     static I32x16 pair(I32x16 line, int n) {
         return kInt8 ? int8_pair(line, n) : mxfp4_pair(line, n);
     }
-    void go_on() {
+    // Unpacks one of the pairs of line `j`, and returns which of the block it is.
+    static int unpack(const I32x16 (&line)[2], int j, int n, WideBlock& block) {
+        const int i = place(j, n);
+        for (int panel = 0; panel < 2; ++panel) block.pairs[i][panel] = pair(line[panel], n);
+        return i;
+    }
+    // Finishes a block whose pairs are unpacked, and goes on to the next.
+    void finish(WideBlock& block) {
         for (int panel = 0; panel < 2; ++panel) {
+            block.scale[panel] = scale(panel);
             prefetch_l2(scales[panel] + 2 * blocks * kScaleBytes);
             data[panel] += kBytes;
             scales[panel] += kScaleBytes;
         }
-    }
-    // Calls use(number of the pair, the pair in each panel) for all of a block, writes it, and goes
-    // on to the next.
-    template <class Use>
-    void unpack(WideBlock& block, Use use) {
-        for (int j = 0; j < kLines; ++j) {
-            const I32x16 line[2] = {this->line(0, j), this->line(1, j)};
-#pragma GCC unroll 4
-            for (int n = 0; n < kLinePairs; ++n) {
-                const int i = place(j, n);
-                const I32x16 both[2] = {pair(line[0], n), pair(line[1], n)};
-                block.pairs[i][0] = both[0];
-                block.pairs[i][1] = both[1];
-                use(i, both);
-            }
-        }
-        for (int panel = 0; panel < 2; ++panel) block.scale[panel] = scale(panel);
-        go_on();
     }
 };
 struct UnpackedBlocks {};
@@ -114,8 +104,14 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, in
                 for (int i = j; i < j + 2; ++i) add_pair<R>(sum, block.pairs[i] + first, words + i);
             }
         } else {
-            packed.unpack(block,
-                          [&](int i, const I32x16* both) { add_pair<R>(sum, both, words + i); });
+            for (int j = 0; j < Packed::kLines; ++j) {
+                const I32x16 line[2] = {packed.line(0, j), packed.line(1, j)};
+                for (int n = 0; n < Packed::kLinePairs; ++n) {
+                    const int i = Packed::unpack(line, j, n, block);
+                    add_pair<R>(sum, block.pairs[i] + first, words + i);
+                }
+            }
+            packed.finish(block);
         }
         const auto* scales = reinterpret_cast<const float*>(x + kTileBytes) + row;
         for (int r = 0; r < R; ++r) {
@@ -144,6 +140,19 @@ void multiply_wide_rows(const std::byte* x, int row, int rows, WideBlock* blocks
     multiply_wide<R>(x, row, blocks, depth, first, out, next, packed);
 }
 
+// Where they have to be there before the first rows.
+template <class Packed>
+void unpack_blocks(Packed packed, WideBlock* blocks, int depth) {
+    for (int b = 0; b < depth; ++b) {
+        for (int j = 0; j < Packed::kLines; ++j) {
+            const I32x16 line[2] = {packed.line(0, j), packed.line(1, j)};
+#pragma GCC unroll 4
+            for (int n = 0; n < Packed::kLinePairs; ++n) Packed::unpack(line, j, n, blocks[b]);
+        }
+        packed.finish(blocks[b]);
+    }
+}
+
 template <WeightFormat F>
 void multiply_wide_strip(TileProduct& p) {
     using Packed = PackedBlocks<F>;
@@ -158,8 +167,7 @@ void multiply_wide_strip(TileProduct& p) {
             packed.data[panel] = p.strip.data[panel] + first * Packed::kBytes;
             packed.scales[panel] = p.strip.scales[panel] + first * Packed::kScaleBytes;
         }
-        if constexpr (kWidePanels == 1)
-            for (int b = 0; b < depth; ++b) packed.unpack(blocks[b], [](int, const I32x16*) {});
+        if constexpr (kWidePanels == 1) unpack_blocks(packed, blocks, depth);
         for (int row = 0; row < p.rows;) {
             // A tile's rows in parts that differ by one at most: few share a load badly.
             const int within = row % kTileRows, tile_left = kTileRows - within;
