@@ -259,6 +259,13 @@ def test_experts_agree_stage_by_stage(bench, tokens):
     assert relative_l2(got["x"], out) < bench.experts_tolerance
 
 
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_experts_wider_than_what_is_unpacked_at_once(tmp_path, instruction_set, precision, tokens):
+    """Of columns of 13 and 12 blocks a processor unpacks 10 at once (`wide_product.inl`), or 6."""
+    path = write_checkpoint(tmp_path, "odd", 5, hidden_size=416, intermediate_size=384)
+    test_experts_agree_stage_by_stage(Bench(path, precision, "cpu"), tokens)
+
+
 def test_experts_of_a_row_do_not_depend_on_the_rows_beside_it(bench):
     count = min(33, bench.most_rows)
     x = bench.random(count, bench.hidden)

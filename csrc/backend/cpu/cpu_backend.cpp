@@ -67,7 +67,7 @@ const Kernels& kernels(Isa isa) {
 namespace {
 
 // The prefill form on the tile unit, where there is one.
-const Tiles* unit_tiles([[maybe_unused]] Isa isa, Precision precision) {
+const Tiles* prompt_tiles([[maybe_unused]] Isa isa, Precision precision) {
     if (precision == Precision::kExact) return nullptr;
 #ifdef GPTOSS_X86
     if (isa == Isa::kAmx) return &amx::kTiles;
@@ -76,7 +76,7 @@ const Tiles* unit_tiles([[maybe_unused]] Isa isa, Precision precision) {
 }
 
 // Many rows of the decode form.
-const Tiles* vector_tiles([[maybe_unused]] Isa isa, Precision precision) {
+const Tiles* wide_tiles([[maybe_unused]] Isa isa, Precision precision) {
     if (precision == Precision::kExact) return nullptr;
 #ifdef GPTOSS_X86
     if (isa >= Isa::kAvx512) return &avx512::kTiles;
@@ -91,8 +91,8 @@ CpuBackend::CpuBackend(Precision precision, int threads)
     : precision_(precision),
       isa_(choose_isa()),
       kernels_(kernels(isa_)),
-      prompt_tiles_(unit_tiles(isa_, precision)),
-      wide_tiles_(vector_tiles(isa_, precision)),
+      prompt_tiles_(prompt_tiles(isa_, precision)),
+      wide_tiles_(wide_tiles(isa_, precision)),
       pool_(threads) {}
 
 BackendTraits CpuBackend::traits() const {

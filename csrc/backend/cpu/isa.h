@@ -1,4 +1,4 @@
-// Which instruction sets this machine has, and which one to use.
+// Which instruction sets this machine has, which one to use, and what suits its processor.
 #pragma once
 
 #include <string>
@@ -16,7 +16,9 @@ std::vector<Isa> available_isas();
 // The fastest available, or the one that the environment variable GPTOSS_ISA names (scalar, avx2,
 // avx512, amx). Throws InvalidArgument if that is unknown or not available here.
 Isa choose_isa();
-// How far ahead of one activation row's product dense weights are to be asked for, in bytes.
+// How far ahead of a product its weights are to be asked for, in bytes; of one activation row's
+// product with dense weights.
+constexpr int kFarBytes = 8192;
 extern const int far_bytes_of_one_row;
 
 }  // namespace gptoss::cpu

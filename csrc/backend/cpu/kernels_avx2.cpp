@@ -10,11 +10,6 @@
 namespace gptoss::cpu::avx2 {
 #include "backend/cpu/kernels.inl"
 
-namespace {
 #include "backend/cpu/wide_product.inl"
-}  // namespace
-
-const Tiles kTiles = {true,    no_registers, no_registers, wide_product, wide_convert,
-                      nullptr, wide_swiglu,  nullptr,      nullptr};
 }  // namespace gptoss::cpu::avx2
 #endif

@@ -11,11 +11,6 @@
 namespace gptoss::cpu::avx512 {
 #include "backend/cpu/kernels.inl"
 
-namespace {
 #include "backend/cpu/wide_product.inl"
-}  // namespace
-
-const Tiles kTiles = {true,    no_registers, no_registers, wide_product, wide_convert,
-                      nullptr, wide_swiglu,  nullptr,      nullptr};
 }  // namespace gptoss::cpu::avx512
 #endif

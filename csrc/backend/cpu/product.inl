@@ -6,10 +6,10 @@
 
 // A core keeps 16 lines in flight to its first cache, 1 KiB in the 100 ns of a memory access: too
 // few to stream at memory speed, so that lines come to the second cache long before.
-constexpr int kFarBytes = 8192, kNearBytes = 1024, kNearScaleBytes = 512;
+constexpr int kNearBytes = 1024, kNearScaleBytes = 512;
 
-inline void stream(const std::byte* line, int far_bytes = kFarBytes) {
-    prefetch_l2(line + far_bytes);
+inline void stream(const std::byte* line, int far = kFarBytes) {
+    prefetch_l2(line + far);
     prefetch_l1(line + kNearBytes);
 }
 
@@ -52,12 +52,13 @@ template <int R>
 void int8_float(const std::byte* data, const std::byte* scales, int columns, const void* const* x,
                 float* out) {
     F32x16 total[R];
+    const int far = far_bytes<R>();
     each<R>([&](int r) { total[r] = splat(0); });
     for (int b = 0; b < columns / kBlock; ++b) {
         F32x16 part[R][2];
         each<R>([&](int r) { part[r][0] = part[r][1] = splat(0); });
         for (int j = 0; j < 8; ++j, data += 64) {
-            stream(data);
+            stream(data, far);
             const I32x16 bytes = load_int(data);
             for (int i = 0; i < 4; ++i) {
                 const F32x16 w = to_float(low_byte(shift_right(bytes, 8 * i)) - splat_int(128));
@@ -106,11 +107,13 @@ void mxfp4_float(const std::byte* data, const std::byte* scales, int columns, co
 inline F32x16 block_sum(I32x16 hi, I32x16 lo) { return to_float(shift_left(hi, 8) + lo); }
 
 // Calls use(r, hi, lo) with the sums of R rows over block b, of weights that carry `offset` above
-// their values: load(part) gives a part of the block's, dot() multiplies it.
+// their values: load(part) gives a part of the block's, dot() multiplies it. (Given as lambdas: GCC
+// would call a function by its address, four times as slow.)
 template <int R, class Load, class Dot, class Use>
 inline void block_sums(const BlockRow (&row)[R], int b, int offset, Load load, Dot dot, Use use) {
     const auto start = [&](const int32_t* sum) { return splat_int(-offset * sum[b]); };
-    if constexpr (kTileParts == 1) {
+    if constexpr (kBlockParts == 1) {
+        // Only one row's sums at a time stand beside the tile.
         const ByteTile tile = load(0);
         each<R>([&](int r) {
             const I32x16 hi = dot(tile, row[r].hi + kBlock * b, start(row[r].hi_sum));
@@ -123,9 +126,9 @@ inline void block_sums(const BlockRow (&row)[R], int b, int offset, Load load, D
             hi[r] = start(row[r].hi_sum);
             lo[r] = start(row[r].lo_sum);
         });
-        for (int part = 0; part < kTileParts; ++part) {
+        for (int part = 0; part < kBlockParts; ++part) {
             const ByteTile tile = load(part);
-            const int first = kBlock * b + kBlock / kTileParts * part;
+            const int first = kBlock * b + kBlock / kBlockParts * part;
             each<R>([&](int r) {
                 hi[r] = dot(tile, row[r].hi + first, hi[r]);
                 lo[r] = dot(tile, row[r].lo + first, lo[r]);
@@ -150,7 +153,7 @@ void int8_block(const std::byte* data, const std::byte* scales, int columns, con
         const F32x16 scale = load_bf16(scales + 2 * kPanelRows * b);
         block_sums<R>(
             row, b, kInt8Offset,
-            [&](int part) { return load_int8(data + 512 / kTileParts * part); },
+            [&](int part) { return load_int8(data + 512 / kBlockParts * part); },
             [](const auto&... a) { return dot_int8(a...); },
             [&](int r, I32x16 hi, I32x16 lo) {
                 total[r] = fma(scale * splat(row[r].scale[b]), block_sum(hi, lo), total[r]);
@@ -174,7 +177,7 @@ void mxfp4_block(const std::byte* data, const std::byte* scales, int columns, co
         const F32x16 scale = load_e8m0(scales + kPanelRows * b);
         block_sums<R>(
             row, b, kMxfp4Offset,
-            [&](int part) { return load_mxfp4(data + 256 / kTileParts * part); },
+            [&](int part) { return load_mxfp4(data + 256 / kBlockParts * part); },
             [](const auto&... a) { return dot(a...); },
             [&](int r, I32x16 hi, I32x16 lo) {
                 // The tile holds twice the weights.

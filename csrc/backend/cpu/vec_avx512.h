@@ -153,8 +153,8 @@ inline F32x16 fp4(I32x16 a) {
 inline void prefetch_l1(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
+constexpr int kBlockParts = 1;  // a block is taken in
 // 16 rows x 32 columns as unsigned bytes: vector j holds columns 4 j to 4 j + 3 of each row.
-constexpr int kTileParts = 1;
 struct ByteTile {
     __m512i v[8];
 };

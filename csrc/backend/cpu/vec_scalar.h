@@ -205,8 +205,8 @@ inline F32x16 fp4(const I32x16& a) {
 inline void prefetch_l1(const void*) {}
 inline void prefetch_l2(const void*) {}
 
+constexpr int kBlockParts = 1;  // a block is taken in
 // 16 rows x 32 columns as bytes: [8][16 rows][4 columns].
-constexpr int kTileParts = 1;
 struct ByteTile {
     int8_t v[8 * 16 * 4];
 };

@@ -1,12 +1,13 @@
-// A strip of 32 weight rows times rows of 16-bit integers with a scale for each 32 columns.
-// Included by the files of instruction sets that have its vectors: kernels_avx2.cpp,
-// kernels_avx512.cpp.
+// A strip of 32 weight rows times rows of 16-bit integers with a scale for each 32 columns, and the
+// table of it. Included by kernels_avx2.cpp and kernels_avx512.cpp.
 //
-// Some columns of the strip at a time are unpacked to 16-bit integers in the first cache, where
-// there are registers for it while the first rows are multiplied, and stay there for the others.
-// An instruction does two columns of its lanes, twice what float32 products would do in its time.
-// A sum over 32 columns is the exact integer that product.inl has, scaled and added in the same
-// order: the same bits.
+// Some columns of the strip at a time are unpacked to 16-bit integers in the first cache and stay
+// there for all rows: with AVX-512 while the first rows are multiplied, with AVX2, which lacks
+// registers for both, before them. An instruction multiplies two columns of its lanes: twice the
+// rate of float32 with AVX-512, 1.6 times with AVX2, which adds by another one (Zen 4). A sum over
+// 32 columns is the exact integer that product.inl has, scaled and added in the same order: the
+// same bits.
+namespace {
 
 constexpr int kLine = 64;
 constexpr size_t kWideTileBytes = kTileBytes + kTileRows * sizeof(float);
@@ -36,7 +37,7 @@ struct PackedBlocks {
         return kInt8 ? load_bf16(scales[panel]) : load_e8m0(scales[panel]) * splat(0.5f);
     }
     // Also asks for the same line of the strip after it: what comes from memory comes line by line,
-    // between the sums, since all at once would fill the core's queue of misses.
+    // between the sums or the unpacking, since all at once would fill the core's queue of misses.
     I32x16 line(int panel, int i) const {
         const std::byte* from = data[panel] + kLine * i;
         prefetch_l2(from + 2 * blocks * kBytes);
@@ -78,12 +79,13 @@ inline void add_pair(I32x16 (&sum)[R][kWidePanels], const I32x16* weights, const
     }
 }
 
-// R rows times `depth` blocks of the panels from `panel` on, added to out [R][32]; `next` bytes on
+// R rows times `depth` blocks of the panels from `begin` on, added to out [R][32]; `next` bytes on
 // are the rows to come. Packed: what the blocks are made of on the way, or UnpackedBlocks.
 template <int R, class Packed>
-void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, int panel, float* out,
+void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, int begin, float* out,
                    size_t next, Packed packed) {
-    const int first = kWidePanels == 2 ? 0 : panel;
+    // A constant where both panels are taken, so that the addresses are.
+    const int first = kWidePanels == 2 ? 0 : begin;
     // Sums of floats, which stay in registers where those of integers leave room.
     F32x16 all[R][kWidePanels];
     const auto at = [&](int r, int panel) {
@@ -132,15 +134,16 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, in
 
 template <int R, class Packed>
 void multiply_wide_rows(const std::byte* x, int row, int rows, WideBlock* blocks, int depth,
-                        int first, float* out, size_t next, const Packed& packed) {
+                        int begin, float* out, size_t next, const Packed& packed) {
     if constexpr (R > 1) {
         if (rows < R)
-            return multiply_wide_rows<R - 1>(x, row, rows, blocks, depth, first, out, next, packed);
+            return multiply_wide_rows<R - 1>(x, row, rows, blocks, depth, begin, out, next, packed);
     }
-    multiply_wide<R>(x, row, blocks, depth, first, out, next, packed);
+    multiply_wide<R>(x, row, blocks, depth, begin, out, next, packed);
 }
 
-// Where they have to be there before the first rows.
+// All of some blocks, for sets that cannot unpack while they multiply. (A loop shared with
+// multiply_wide cost that its registers.)
 template <class Packed>
 void unpack_blocks(Packed packed, WideBlock* blocks, int depth) {
     for (int b = 0; b < depth; ++b) {
@@ -177,16 +180,17 @@ void multiply_wide_strip(TileProduct& p) {
             const std::byte* x = p.x + (row / kTileRows * size_t(tiles) + first) * kWideTileBytes;
             float* out = p.out + kStripRows * row;
             const size_t next = parts > 1 ? kLine * count : tiles * kWideTileBytes - kLine * within;
+            const auto multiply = [&](int begin, const auto& from) {
+                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, begin, out, next,
+                                              from);
+            };
             if constexpr (kWidePanels == 1) {
-                for (int panel = 0; panel < 2; ++panel)
-                    multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, panel, out, next,
-                                                  UnpackedBlocks());
+                multiply(0, UnpackedBlocks());
+                multiply(1, UnpackedBlocks());
             } else if (row == 0) {
-                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, 0, out, next,
-                                              packed);
+                multiply(0, packed);
             } else {
-                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, 0, out, next,
-                                              UnpackedBlocks());
+                multiply(0, UnpackedBlocks());
             }
             row += count;
         }
@@ -222,3 +226,8 @@ void wide_swiglu(const StripOutputs& out, int row, const float* bias, float limi
 }
 
 void no_registers() {}
+
+}  // namespace
+
+const Tiles kTiles = {true,    no_registers, no_registers, wide_product, wide_convert,
+                      nullptr, wide_swiglu,  nullptr,      nullptr};
