@@ -1,9 +1,10 @@
 """What HTTP costs against the engine in the same process, and how the server takes a crowd.
 
-python bench/server.py [CHECKPOINT] [--pairs 8] [--new-tokens 200] [--load SECONDS] [--clients 64]
+python bench/server.py [CHECKPOINT] [--pairs 24] [--new-tokens 200] [--load SECONDS] [--clients 64]
 
-CHECKPOINT is a folder with a tokenizer; the bundled model without one. Costs: one stream of a
-question, in turns by `Chat.asend` in this process and by a client process over HTTP, on one model.
+CHECKPOINT is a folder with a tokenizer; the bundled model without one, of whose tokens HTTP is a
+greater part than of any that is used. Costs: one stream of a question, in turns by `Chat.asend` in
+this process and by a client process over HTTP, on one model; a large one wants `--new-tokens 40`.
 Load (300 s; 0 leaves it out): `gptoss-native serve` as a process, streaming clients that also leave
 in the middle, read slowly or send what is no request; each answer is compared with the same one
 asked for alone before.
@@ -177,7 +178,7 @@ def load(arguments):
 def main():
     out = parser(__doc__.splitlines()[0])
     out.set_defaults(model="demo")
-    out.add_argument("--pairs", type=int, default=8)
+    out.add_argument("--pairs", type=int, default=24)
     out.add_argument("--new-tokens", type=int, default=200)
     out.add_argument("--load", type=float, default=300, metavar="SECONDS")
     out.add_argument("--clients", type=int, default=64)
