@@ -3,10 +3,9 @@
 //
 // Some columns of the strip at a time are unpacked to 16-bit integers in the first cache and stay
 // there for all rows: with AVX-512 while the first rows are multiplied, with AVX2, which lacks
-// registers for both, before them. An instruction multiplies two columns of its lanes: twice the
-// rate of float32 with AVX-512, 1.6 times with AVX2, which adds by another one (Zen 4). A sum over
-// 32 columns is the exact integer that product.inl has, scaled and added in the same order: the
-// same bits.
+// registers for both, before them. An instruction multiplies two columns of its lanes, twice what
+// one of float32 does; AVX2 adds by another one. A sum over 32 columns is the exact integer that
+// product.inl has, scaled and added in the same order: the same bits.
 namespace {
 
 constexpr int kLine = 64;
