@@ -279,6 +279,10 @@ inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
 constexpr int kWideRows = 6, kWidePanels = 1;
 constexpr bool kWideHeld = false;  // whether there is room for the sums of floats, too
 
+// Half an e8m0 scale, and x times it.
+inline F32x16 load_half_e8m0(const void* p) { return load_e8m0(p) * splat(0.5f); }
+inline F32x16 scale_by_e8m0(F32x16 x, F32x16 half) { return x * half; }
+
 // sum + both products of the 16-bit integers of each lane
 inline I32x16 dot_pairs(I32x16 x, I32x16 y, I32x16 sum) {
     sum.a = _mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a));

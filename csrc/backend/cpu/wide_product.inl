@@ -33,7 +33,7 @@ struct PackedBlocks {
 
     F32x16 scale(int panel) const {
         // MXFP4: of twice the values.
-        return kInt8 ? load_bf16(scales[panel]) : load_e8m0(scales[panel]) * splat(0.5f);
+        return kInt8 ? load_bf16(scales[panel]) : load_half_e8m0(scales[panel]);
     }
     // Also asks for the same line of the strip after it: what comes from memory comes line by line,
     // between the sums or the unpacking, since all at once would fill the core's queue of misses.
@@ -68,6 +68,12 @@ struct PackedBlocks {
 };
 struct UnpackedBlocks {};
 
+// What scales a sum: a block's scale times a row's.
+template <WeightFormat F>
+inline F32x16 scale_of(F32x16 block, F32x16 row) {
+    return F == WeightFormat::kInt8 ? block * row : scale_by_e8m0(row, block);
+}
+
 // sums += a pair of columns of some panels times R rows' words of it, 16 words from row to row.
 template <int R>
 inline void add_pair(I32x16 (&sum)[R][kWidePanels], const I32x16* weights, const Word* words) {
@@ -80,7 +86,7 @@ inline void add_pair(I32x16 (&sum)[R][kWidePanels], const I32x16* weights, const
 
 // R rows times `depth` blocks of the panels from `begin` on, added to out [R][32]; `next` bytes on
 // are the rows to come. Packed: what the blocks are made of on the way, or UnpackedBlocks.
-template <int R, class Packed>
+template <WeightFormat F, int R, class Packed>
 void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, int begin, float* out,
                    size_t next, Packed packed) {
     // A constant where both panels are taken, so that the addresses are.
@@ -117,7 +123,7 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, in
         const auto* scales = reinterpret_cast<const float*>(x + kTileBytes) + row;
         for (int r = 0; r < R; ++r) {
             for (int panel = 0; panel < kWidePanels; ++panel) {
-                const F32x16 scale = block.scale[first + panel] * splat(scales[r]);
+                const F32x16 scale = scale_of<F>(block.scale[first + panel], splat(scales[r]));
                 const F32x16 part = to_float(sum[r][panel]);
                 if constexpr (kWideHeld)
                     all[r][panel] = fma(scale, part, all[r][panel]);
@@ -131,14 +137,15 @@ void multiply_wide(const std::byte* x, int row, WideBlock* blocks, int depth, in
             for (int panel = 0; panel < kWidePanels; ++panel) store(at(r, panel), all[r][panel]);
 }
 
-template <int R, class Packed>
+template <WeightFormat F, int R, class Packed>
 void multiply_wide_rows(const std::byte* x, int row, int rows, WideBlock* blocks, int depth,
                         int begin, float* out, size_t next, const Packed& packed) {
     if constexpr (R > 1) {
         if (rows < R)
-            return multiply_wide_rows<R - 1>(x, row, rows, blocks, depth, begin, out, next, packed);
+            return multiply_wide_rows<F, R - 1>(x, row, rows, blocks, depth, begin, out, next,
+                                                packed);
     }
-    multiply_wide<R>(x, row, blocks, depth, begin, out, next, packed);
+    multiply_wide<F, R>(x, row, blocks, depth, begin, out, next, packed);
 }
 
 // All of some blocks, for sets that cannot unpack while they multiply. (A loop shared with
@@ -180,8 +187,8 @@ void multiply_wide_strip(TileProduct& p) {
             float* out = p.out + kStripRows * row;
             const size_t next = parts > 1 ? kLine * count : tiles * kWideTileBytes - kLine * within;
             const auto multiply = [&](int begin, const auto& from) {
-                multiply_wide_rows<kWideRows>(x, within, count, blocks, depth, begin, out, next,
-                                              from);
+                multiply_wide_rows<F, kWideRows>(x, within, count, blocks, depth, begin, out, next,
+                                                 from);
             };
             if constexpr (kWidePanels == 1) {
                 multiply(0, UnpackedBlocks());
