@@ -198,12 +198,26 @@ struct WeightStream {
         left = own;
     }
 
+    // take_panel() without its arithmetic, where the next panel lies behind this one.
+    __device__ __forceinline__ bool follow_panel() {
+        if constexpr (Way::kFollows) {
+            if (!way.follow()) return false;
+            const int steps = step_count<Tiles>(way.m.columns);
+            data += steps * int(Tiles::kStepBytes) - own * (kDecodeWarps * 1024);
+            scales +=
+                steps * int(Tiles::kStepScaleBytes) - own * (kDecodeWarps * Piece::kScaleBytes);
+            left = own;
+            return true;
+        }
+        return false;
+    }
+
     __device__ __forceinline__ void copy(int to) {
         if (left > 0) {
             Piece::copy(ring + to * Piece::kBytes, data, scales, !half || left > 1, lane);
             data += kDecodeWarps * 1024;
             scales += kDecodeWarps * Piece::kScaleBytes;
-            if (--left == 0) take_panel();
+            if (--left == 0 && !follow_panel()) take_panel();
         }
         copy_async_commit();
     }

@@ -196,6 +196,7 @@ struct DenseWay {
         }
         return true;
     }
+    static constexpr bool kFollows = false;
     // Asks the second-level cache for panels, `bytes` of each, beyond the first `ring` bytes.
     __device__ __forceinline__ void prefetch(int bytes, int ring) const {
         constexpr int kAhead = 96 * 1024;

@@ -3,8 +3,9 @@
 //
 // A unit is an expert and as many of its rows as fill a tile of the matrix unit with their terms.
 // The work is the units' panels, in one line, cut into equal stretches for as many blocks as the
-// device holds; a block fills its activations when it comes to other rows. Bound by the weights'
-// bytes.
+// device holds; a block fills its activations when it comes to other rows. Its warps take their
+// shares of several panels before their sums meet, since a panel is only three chunks of a warp.
+// Bound by the weights' bytes.
 #pragma once
 
 #include "backend/cuda/dense_decode.cuh"
@@ -160,6 +161,7 @@ size_t moe_decode_shared_bytes(int ring_bytes, int rows, int columns) {
 
 // A block's way through its stretch of the units' panels.
 struct MoeWay {
+    using Tiles = Mxfp4Tiles;
     const Matrix& m;
     const int* expert;  // of each unit
     int panels, index, panel, left;
@@ -170,25 +172,68 @@ struct MoeWay {
             panel = 0;
             ++index;
         }
-        out = panel_of<Mxfp4Tiles>(m, expert[index], panel++);
+        out = panel_of<Tiles>(m, expert[index], panel++);
+        return true;
+    }
+    // An expert's panels lie one behind the other.
+    static constexpr bool kFollows = true;
+    __device__ __forceinline__ bool follow() {
+        if (left <= 0 || panel == panels) return false;
+        --left;
+        ++panel;
         return true;
     }
 };
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kFastMoeBlocks = 3;  // by registers
-#else
-constexpr int kFastMoeBlocks = 4;
-#endif
+// The sums of as many of a unit's panels as fit, a float for each warp, weight row and column of
+// the matrix unit that a term has: [panels][warps][16][columns].
+template <int terms>
+struct Round {
+    float* sums;
+    int rows;     // of the unit
+    int columns;  // even, since a lane has two
+
+    __device__ Round(float* shared, int unit_rows)
+        : sums(shared), rows(unit_rows), columns((terms * unit_rows + 1) / 2 * 2) {}
+    // Panels of a round at most. Their results are kTileSums or fewer, one for a thread.
+    __device__ int panels() const { return 2 * kDecodeRows / columns; }
+    __device__ float* at(int panel, int warp, int r) const {
+        return sums + ((panel * kDecodeWarps + warp) * kTileRows + r) * columns;
+    }
+    __device__ __forceinline__ void put(int panel, const float (&own)[4]) const {
+        const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = lane % 4 * 2;
+        if (column >= columns) return;
+        float* const low = at(panel, warp, lane / 4) + column;
+        *reinterpret_cast<float2*>(low) = make_float2(own[0], own[1]);
+        *reinterpret_cast<float2*>(low + kTileRows / 2 * columns) = make_float2(own[2], own[3]);
+    }
+    // Adds the terms' and the warps' sums of weight row r and activation row `row`, in the order of
+    // join_warps.
+    __device__ __forceinline__ float join(int panel, int r, int row) const {
+        float sum = 0;
+#pragma unroll
+        for (int term = terms - 1; term >= 0; --term) {
+            float part = 0;
+#pragma unroll
+            for (int w = 0; w < kDecodeWarps; ++w) part += at(panel, w, r)[term * rows + row];
+            sum += part;
+        }
+        return sum;
+    }
+};
+static_assert(2 * kDecodeRows * kDecodeWarps * kTileRows * sizeof(float) + kZeroBytes ==
+              kDecodeSumBytes<1>);
 
 // Epilogue: as for dense_decode, with the pair for the column; what is prepared must be weights,
 // and prefetch(int expert, int panel) asks the second-level cache for it. Then void finish(int
 // begin, int end, int panels, int units) by all threads for the block's items.
+// Epilogue::kBlocks: so many blocks shall find registers on a multiprocessor where there are no
+// more than two terms: the two that it has and what the next kernel's first one takes.
 // Epilogue::kChosenBefore says that the experts were chosen before the kernel before this one
 // began: it lets the next one start only after it has waited itself.
 template <int terms, int ring_bytes, class Epilogue>
 __global__ __launch_bounds__(kDecodeThreads, terms <= kFastTerms
-                                                 ? kFastMoeBlocks
+                                                 ? Epilogue::kBlocks
                                                  : 2) void moe_decode(Matrix m, ExpertRows in,
                                                                       Epilogue epilogue) {
     using Tiles = Mxfp4Tiles;
@@ -208,15 +253,20 @@ __global__ __launch_bounds__(kDecodeThreads, terms <= kFastTerms
     int index = begin / panels, panel = begin % panels;
     WeightStream<Tiles, ring_bytes, MoeWay> stream(
         shared.ring, chunks, steps, MoeWay{m, units.expert, panels, index, panel, end - begin});
+#pragma unroll 1
     for (int i = begin + threadIdx.x; i < end; i += kDecodeThreads)
         epilogue.prefetch(units.expert[i / panels], i % panels);
-    const SumPlace at = sum_place(threadIdx.x);
     if (Epilogue::kChosenBefore) wait_for_earlier_kernels();
     if (Epilogue::kChosenBefore) let_next_kernel_start();
+    int count = 0;
 #pragma unroll 1
-    for (int item = begin; item < end; ++item) {
-        if (item == begin || panel == 0) {
-            __syncthreads();
+    for (int left = end - begin; left > 0; left -= count) {
+        if (count > 0) __syncthreads();  // the round before is read
+        if (count == 0 || panel == panels) {
+            if (panel == panels) {
+                panel = 0;
+                ++index;
+            }
             if (threadIdx.x < kWarp) units.take(in, index, threadIdx.x);
             __syncthreads();
             if (!units.same)
@@ -225,22 +275,30 @@ __global__ __launch_bounds__(kDecodeThreads, terms <= kFastTerms
             __syncthreads();
         }
         const SharedRows<terms> rows = {shared.rows, units.rows};
-        const bool mine = threadIdx.x < kTileSums && at.low && at.column < rows.rows;
-        const int pair = mine ? units.pair[at.column] : 0;
+        const Round<terms> round(buffers.sums, units.rows);
+        count = min(min(left, panels - panel), round.panels());
+        // Of this thread: rows r and r + 8 of a panel in turn, so that one of two has both.
+        const int half = threadIdx.x % 2, r = threadIdx.x / 2 % (kTileRows / 2);
+        const int place = threadIdx.x / kTileRows;
+        const int its_panel = place / rows.rows, its_row = place % rows.rows;
+        const bool mine = its_panel < count;
         typename Epilogue::Ready ready = {};
-        if (mine) ready = epilogue.prepare(units.expert[index], panel, at.r);
-        float sums[1][4] = {};
-        stream.template multiply<terms>(sums,
-                                        Operands<1>(rows, buffers.zeros, threadIdx.x % kWarp));
-        const float sum = join_warps<terms>(sums, buffers.set(item), rows);
+        if (mine && half == 0) ready = epilogue.prepare(units.expert[index], panel + its_panel, r);
+        const Operands<1> operands(rows, buffers.zeros, threadIdx.x % kWarp);
+#pragma unroll 1
+        for (int i = 0; i < count; ++i) {
+            float sums[1][4] = {};
+            stream.template multiply<terms>(sums, operands);
+            round.put(i, sums[0]);
+        }
+        __syncthreads();
         if (threadIdx.x < kTileSums) {
-            const float high = __shfl_down_sync(0xffffffffu, sum, 2);
-            if (mine) epilogue(ready, panel, at.r, pair, sum, high);
+            const float sum = mine ? round.join(its_panel, r + half * (kTileRows / 2), its_row) : 0;
+            const float high = __shfl_down_sync(0xffffffffu, sum, 1);
+            if (mine && half == 0)
+                epilogue(ready, panel + its_panel, r, units.pair[its_row], sum, high);
         }
-        if (++panel == panels) {
-            panel = 0;
-            ++index;
-        }
+        panel += count;
     }
     epilogue.finish(begin, end, panels, units.count);
 }

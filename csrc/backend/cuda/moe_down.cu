@@ -32,6 +32,11 @@ struct DownEpilogue {
     struct Ready {
         float bias[2];
     };
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    static constexpr int kBlocks = 3;  // with a fourth it spills
+#else
+    static constexpr int kBlocks = 4;
+#endif
     static constexpr bool kChosenBefore = true;
     const float* bias;  // [experts, hidden]
     float* partial;     // [pairs, hidden]

@@ -22,6 +22,7 @@ struct SwigluEpilogue {
     struct Ready {
         float bias[2];
     };
+    static constexpr int kBlocks = 3;
     static constexpr bool kChosenBefore = false;  // of the decode form
     const float* bias;  // [experts, 2 inner]   gates and ups in turn, as published
     std::byte* act;
