@@ -60,15 +60,17 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row,
 inline void copy_async_16(void* shared, const void* global, bool valid) {
     emulation::copy_async(shared, valid ? global : nullptr, 16);
 }
-inline void copy_async_8(void* shared, const void* global, bool valid) {
-    emulation::copy_async(shared, valid ? global : nullptr, 8);
-}
 
 inline void copy_async_commit() { ++emulation::running->copy_groups; }
 
 template <int pending>
 inline void copy_async_wait() {
     emulation::wait_for_copies(pending);
+}
+
+inline float power_of_two(float x) {
+    const float out = exp2f(x);
+    return out < 0x1p-126f ? 0.0f : out;
 }
 
 inline uint32_t pack_bf16(float low, float high) {

@@ -1,16 +1,15 @@
-// The attention stage for single query rows, in float32: decode steps, and all rows of exact
-// precision.
+// The attention stage for single query rows: decode steps, and all rows of exact precision.
 //
 // A piece of work is (row, KV head, unit): a unit is a part of the keys that the row sees, cut at
 // places that the row's position alone decides. A fixed number of blocks takes the pieces in turn;
 // how many there are is read from the rows, so that a captured launch serves any position. The
 // query heads of a KV head, up to eight at once, share one read of its keys and values.
 //
-// In a warp, head_dim / 8 lanes hold a key, eight dimensions each. Each thread copies its own
-// parts of the keys and values to come to shared memory ahead of their use (nobody else reads
-// them). Scores are summed so that each lane ends with the scores of one or two heads; the softmax
-// runs over the warp's keys. Warps are merged in order, and so are units, by the block that
-// finishes a row's last one; the sink comes in there, once.
+// A warp copies the blocks of keys and values that it will weigh to shared memory, some ahead of
+// their use. Those of 16 bits and fewer it multiplies on the matrix units, queries and weights as
+// two float16 terms (attention_mma.cuh); those of exact precision in float32 (attention_float.cuh).
+// Warps are merged in order, and so are units, by the block that finishes a row's last one; the
+// sink comes in there, once.
 //
 // A long context is bound by reading keys and values, a short one by the latency of its steps.
 #include <algorithm>
@@ -23,7 +22,13 @@ namespace gptoss::cuda {
 namespace decode_attention {
 namespace {
 
-constexpr int kBlocksPerMultiprocessor = 3;  // by registers
+constexpr int kBlocksPerMultiprocessor = 3;  // by registers, of float32
+// On the matrix units registers are left for blocks of the next kernel beside them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kUnitBlocks = 4;  // with fewer registers it spills
+#else
+constexpr int kUnitBlocks = 5;
+#endif
 
 // Rows of one launch: a lane finds out about each, and scratch is for no more.
 constexpr int kLaunchRows = kWarp;
@@ -77,6 +82,8 @@ __device__ __forceinline__ void take_piece(const AttentionArgs& a, Desk& desk, i
     const int first = pair % groups * kGroupHeads;
     Piece& piece = desk.piece;
     const Split split = split_keys(desk.position[row], a.kv.window);
+    const KvView* kv = a.rows[row].kv;
+    piece.home = kv ? kv_home(*kv, a) : nullptr;
     piece.row = row;
     piece.pair = row * pairs + pair;
     piece.unit = row == 0 ? unit : unit - desk.units_end[row - 1];
@@ -94,7 +101,7 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
                                              const Units<head_dim>& scratch, Start& start) {
     static_assert(sizeof(Partial<head_dim>) <= kWarpBytes && sizeof(Merge) <= kWarpBytes);
     std::byte* shared = shared_memory();
-    if (a.rows[piece.row].kv == nullptr) {
+    if (piece.home == nullptr) {
         start.wait();
         for (int i = threadIdx.x; i < piece.heads * head_dim; i += kThreads)
             a.out[(size_t(piece.row) * a.heads + piece.first_head) * head_dim + i] = 0;
@@ -120,7 +127,7 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
 }
 
 template <class T, int head_dim>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, sizeof(T) <= 2 ? kUnitBlocks : kBlocksPerMultiprocessor)
     attention_decode_kernel(AttentionArgs a, Units<head_dim> scratch) {
     Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + kWarps * kWarpBytes);
     const int lane = threadIdx.x % kWarp;

@@ -1,6 +1,8 @@
-// Attention in float32: the units a row's keys are cut into, and their way to a warp's part of
+// Attention of single rows: the units a row's keys are cut into, and their way to a warp's part of
 // shared memory. See attention_decode.cu.
 #pragma once
+
+#include <type_traits>
 
 #include "backend/cuda/attention.cuh"
 
@@ -9,9 +11,8 @@ namespace gptoss::cuda::decode_attention {
 constexpr int kWarp = 32;
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kGroupHeads = 8;  // query heads that share a read
-constexpr int kLaneDims = 8;
-constexpr int kLaneValues = kGroupHeads * kLaneDims;
+constexpr int kGroupHeads = 8;        // query heads that share a read
+constexpr int kLaneDims = 8;          // of a float32 key
 constexpr int kWarpBytes = 8 * 1024;  // keys and values on their way to a warp, or in use
 
 // A unit has at least kUnitKeys keys, below which merging costs more than it saves, and a row at
@@ -36,79 +37,131 @@ __host__ __device__ inline Split split_keys(int position, int window) {
 
 // A unit of one row and up to kGroupHeads query heads of one KV head: a pair is a row and these.
 struct Piece {
-    int begin, end;  // positions
+    const void* home;  // kv_home; null: the row is none
+    int begin, end;    // positions
     int row, pair, unit, units;
     int kv_head, first_head, heads;
     int first_new;  // no earlier position is written by this step
 };
 
-// How a warp shares keys of type T out, and how a thread's part of them stands in shared memory.
-template <class T, int head_dim>
-struct Shape {
-    static constexpr int kLanes = head_dim / kLaneDims;  // that hold one key
-    static constexpr int kKeys = kWarp / kLanes;         // held at once
-    static constexpr int kPasses = head_dim / 32;        // keys weighed at once: as registers allow
-    static constexpr int kBlockKeys = kKeys * kPasses;
-    static constexpr int kOwned = kGroupHeads / kLanes;  // heads whose scores a lane holds
-    static constexpr int kLoadBytes = sizeof(T) == 1 ? 8 : 16;
-    static constexpr int kLoads = kLaneDims * sizeof(T) / kLoadBytes;
-    static constexpr int kBlockLoads = 2 * kLoads * kPasses;
-    static constexpr int kStageBytes = kBlockLoads * kWarp * kLoadBytes;
-    static constexpr int kStages = kWarpBytes / kStageBytes;
-    static_assert(kUnitMultiple % (kBlockKeys * kWarps) == 0);
+// What a warp knows after its keys, and a block after its unit: of each head the greatest score,
+// the sum of the weights and the weighted values, both relative to that score.
+template <int head_dim>
+struct Partial {
+    float out[kGroupHeads][head_dim];
+    float max[kGroupHeads], sum[kGroupHeads];
 };
 
-template <int bytes>
-__device__ __forceinline__ void copy(std::byte* shared, const std::byte* global, bool valid) {
-    if constexpr (bytes == 8)
-        copy_async_8(shared, global, valid);
-    else
-        copy_async_16(shared, global, valid);
-}
+// A warp's block of keys, those that are weighed at once, and then of values in shared memory. A
+// lane copies kParts parts of 16 bytes of each: where they lie in the block as the cache has it,
+// and their place here.
+//
+// Of float32, each lane copies the eight dimensions that it uses.
+template <class T, int head_dim>
+struct Stage {
+    static_assert(std::is_same_v<T, float>);
+    static constexpr int kLanes = head_dim / kLaneDims;  // that hold one key
+    static constexpr int kKeys = kWarp / kLanes;         // held at once
+    static constexpr int kPasses = head_dim / 32;        // as registers allow
+    static constexpr int kBlockKeys = kKeys * kPasses;
+    static constexpr int kOwned = kGroupHeads / kLanes;  // heads whose scores a lane holds
+    static constexpr int kKeyParts = 2;                  // of a lane's dimensions
+    static constexpr int kParts = kPasses * kKeyParts;
+    static constexpr int kHalfBytes = kParts * kWarp * 16;  // the keys; the values follow
+
+    static __device__ __forceinline__ unsigned first(int lane) { return lane * (kKeyParts * 16); }
+    static __device__ __forceinline__ constexpr unsigned step(int part) {
+        return part / kKeyParts * (kWarp * kKeyParts * 16) + part % kKeyParts * 16;
+    }
+    static __device__ __forceinline__ unsigned place(int part, int lane) {
+        return lane * 16 + part * (kWarp * 16);
+    }
+};
+
+// Of 16 bits or fewer, a row a key, whose units of 16 bytes are turned from key to key: what eight
+// lanes read at once is to lie in different banks.
+template <class T, int head_dim>
+    requires(sizeof(T) <= 2)
+struct Stage<T, head_dim> {
+    static constexpr int kBlockKeys = 16;  // of one product with values
+    static constexpr unsigned kRowBytes = head_dim * sizeof(T);
+    static constexpr unsigned kUnits = kRowBytes / 16;
+    static constexpr int kParts = kBlockKeys * kUnits / kWarp;
+    static constexpr int kHalfBytes = kBlockKeys * kRowBytes;
+
+    static __device__ __forceinline__ unsigned first(int lane) { return lane * 16; }
+    static __device__ __forceinline__ constexpr unsigned step(int part) {
+        return part * (kWarp * 16);
+    }
+    // As at() has it. A part's keys are those of the one before and, of long rows, four more.
+    static __device__ __forceinline__ unsigned place(int part, int lane) {
+        const unsigned own = at(first(lane) / kRowBytes, first(lane) % kRowBytes);
+        return (own ^ (kUnits == 8 && part % 2 ? 64 : 0)) + step(part);
+    }
+    // Byte `offset` of a key's row.
+    static __device__ __forceinline__ unsigned at(unsigned key, unsigned offset) {
+        const unsigned turn = kUnits == 8 ? (key & 6) ^ (key & 1) << 2 : key / 2 % kUnits;
+        return key * kRowBytes + (offset ^ turn * 16);
+    }
+};
 
 // Fetches a warp's blocks of keys one after the other, a stage each. The page of the next block is
 // looked up one block ahead.
 template <class T, int head_dim>
 struct Fetch {
-    using S = Shape<T, head_dim>;
+    using S = Stage<T, head_dim>;
+    static constexpr int kStageBytes = 2 * S::kHalfBytes;
+    static constexpr int kStages = kWarpBytes / kStageBytes;
     static constexpr int kStride = S::kBlockKeys * kWarps;
     static constexpr unsigned kKeyBytes = head_dim * sizeof(T);
+    static_assert(kStages >= 2 && kUnitMultiple % kStride == 0);
 
-    const void* home;
     int next;               // position
-    const std::byte* keys;  // in the page or ring that holds it
+    unsigned slot;          // its place
+    const std::byte* keys;  // in this page or ring
+
+    __device__ __forceinline__ Fetch(const AttentionArgs& a, const Piece& piece, int first)
+        : next(first), slot(unsigned(first) % unsigned(a.kv.slots)), keys(nullptr) {
+        find(a, piece);
+    }
 
     __device__ __forceinline__ void find(const AttentionArgs& a, const Piece& piece) {
-        if (next < piece.end) keys = find_keys<T, head_dim>(home, a, piece.kv_head, next);
+        if (next < piece.end) keys = find_keys<T, head_dim>(piece.home, a, piece.kv_head, next);
     }
 
     __device__ __forceinline__ void block(const AttentionArgs& a, const Piece& piece,
                                           std::byte* staged, int lane) {
         const int left = piece.end - next;
-        if (left > 0) {
-            const unsigned slots = a.kv.slots, slot = unsigned(next) % slots;
-            const std::byte* lane_keys = keys + lane % S::kLanes * (kLaneDims * sizeof(T));
+        const unsigned slots = a.kv.slots;
+        const std::byte* from = keys + (slot * kKeyBytes + S::first(lane));
+        if (left >= S::kBlockKeys && slot + S::kBlockKeys <= slots) {
+            const std::byte* values = from + to_values<T, head_dim>(a);
 #pragma unroll
-            for (int p = 0; p < S::kPasses; ++p) {
-                const int key = p * S::kKeys + lane / S::kLanes;
-                const bool seen = key < left;
+            for (int i = 0; i < S::kParts; ++i) {
+                std::byte* to = staged + S::place(i, lane);
+                copy_async_16(to, from + S::step(i), true);
+                copy_async_16(to + S::kHalfBytes, values + S::step(i), true);
+            }
+        } else if (left > 0) {
+#pragma unroll 1
+            for (int i = 0; i < S::kParts; ++i) {
+                const unsigned key = (S::first(lane) + S::step(i)) / kKeyBytes;
+                const bool seen = int(key) < left;
                 // A block starts with a key that is seen: it goes round a ring once at most.
-                const unsigned ahead = seen ? slot + key : slot;
-                const std::byte* from =
-                    lane_keys + (ahead < slots ? ahead : ahead - slots) * kKeyBytes;
-#pragma unroll
-                for (int i = 0; i < S::kLoads; ++i) {
-                    std::byte* to = staged + (p * S::kLoads + i) * kWarp * S::kLoadBytes;
-                    const std::byte* at = from + i * S::kLoadBytes;
-                    copy<S::kLoadBytes>(to, at, seen);
-                    copy<S::kLoadBytes>(to + S::kBlockLoads / 2 * kWarp * S::kLoadBytes,
-                                        at + to_values<T, head_dim>(a), seen);
-                }
+                const unsigned back = slot + key >= slots ? slots * kKeyBytes : 0;
+                const std::byte* at = seen ? from + S::step(i) - back : keys;
+                std::byte* to = staged + S::place(i, lane);
+                copy_async_16(to, at, seen);
+                copy_async_16(to + S::kHalfBytes, at + to_values<T, head_dim>(a), seen);
             }
         }
         copy_async_commit();
         next += kStride;
-        find(a, piece);
+        slot += kStride;
+        if (slot < slots) return;
+        // A ring may be shorter than a stride.
+        while (slot >= slots) slot -= slots;
+        if (!a.kv.window) find(a, piece);
     }
 };
 

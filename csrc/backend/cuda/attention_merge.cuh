@@ -1,4 +1,4 @@
-// Attention in float32: parts of a row's keys to one. See attention_decode.cu.
+// Attention of single rows: parts of a row's keys to one. See attention_decode.cu.
 #pragma once
 
 #include "backend/cuda/attention_units.cuh"

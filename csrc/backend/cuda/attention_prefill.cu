@@ -14,30 +14,13 @@
 // start to rows that are not consecutive positions of one sequence, run by run.
 //
 // Bound by the matrix units and the exponentials, about alike.
+#include "backend/cuda/attention_terms.cuh"
 #include "backend/cuda/attention_tiles.cuh"
 #include "backend/cuda/stage_kernels.h"
 
 namespace gptoss::cuda {
 namespace prefill_attention {
 namespace {
-
-constexpr int kQueryExponent = 13;  // the greatest of a scaled query's parts is below 2^14
-// Weights are at most this: float16's least normal number, half the precision of two terms away,
-// is then far below what counts.
-constexpr float kMostWeight = 0x1p15f;
-
-// Two floats as the sum of two pairs of float16.
-__device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint32_t& low) {
-    high = pack_f16(x, y);
-    const float2 rounded = unpack_f16(high);
-    low = pack_f16(x - rounded.x, y - rounded.y);
-}
-
-// The largest of a value over the four lanes that share a row.
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
 
 // The flash-attention state of a warp's 16 pairs; lane 4 g + t has parts of pairs g and g + 8.
 template <int head_dim>
@@ -93,15 +76,12 @@ struct Warp {
             q[i].y *= kScoreScale<head_dim>;
             top = fmaxf(top, fmaxf(fabsf(q[i].x), fabsf(q[i].y)));
         }
-        // A power of two that brings the greatest to 2^13 and its inverse, both normal numbers.
-        int exponent = int(__float_as_uint(row_max(top)) >> 23);
-        exponent = ::min(::max(exponent, kQueryExponent + 1), 253);
-        const float scale = __uint_as_float(unsigned(254 + kQueryExponent - exponent) << 23);
-        if (lane % 4 == 0) unit(r) = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
+        const QueryScale by(top);
+        if (lane % 4 == 0) unit(r) = by.unit;
 #pragma unroll
         for (int i = 0; i < 2 * kDepths; ++i) {
             const int d = i / 2, place = i % 2 * 2 + r;
-            split_f16(q[i].x * scale, q[i].y * scale, high[d][place], low_term(d)[place]);
+            split_f16(q[i].x * by.scale, q[i].y * by.scale, high[d][place], low_term(d)[place]);
         }
     }
 
@@ -178,7 +158,7 @@ struct Warp {
             for (int n = 1; n < kStepKeys / 8; ++n)
                 top = fmaxf(top, fmaxf(score[n][2 * r], score[n][2 * r + 1]));
             top = fmaxf(max[r], row_max(top) * unit(r));
-            scale[r] = exp2f(max[r] - top);
+            scale[r] = power_of_two(max[r] - top);
             max[r] = top;
             sum[r] *= scale[r];
         }
@@ -195,7 +175,7 @@ struct Warp {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float exponent = fmaf(score[n][i], units[i / 2], -max[i / 2]);
-                score[n][i] = exp2f(exponent) * kMostWeight;
+                score[n][i] = power_of_two(exponent) * kMostWeight;
                 sum[i / 2] += score[n][i];
             }
         }

@@ -1,192 +1,10 @@
-// Attention in float32: what a warp does with its keys of a unit. See attention_decode.cu.
+// Attention of single rows: a warp's way through its keys of a unit. See attention_decode.cu.
 #pragma once
 
-#include "backend/cuda/attention_fetch.cuh"
-#include "backend/cuda/cache.cuh"
+#include "backend/cuda/attention_float.cuh"
+#include "backend/cuda/attention_mma.cuh"
 
 namespace gptoss::cuda::decode_attention {
-
-// What a warp knows after its keys, and a block after its unit: of each head the greatest score,
-// the sum of the weights and the weighted values, both relative to that score.
-template <int head_dim>
-struct Partial {
-    float out[kGroupHeads][head_dim];
-    float max[kGroupHeads], sum[kGroupHeads];
-};
-
-// Adds over the lanes whose numbers differ in the bits from `offset` down to `least`. Of `count`
-// values each lane is left with its share, which the highest of those bits halves first.
-template <int count, int offset, int least, int size>
-__device__ __forceinline__ void scatter_sum(float (&values)[size], int lane) {
-    constexpr int half = count / 2;
-    const bool upper = lane & offset;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-        const float give = upper ? values[i] : values[i + half];
-        const float keep = upper ? values[i + half] : values[i];
-        values[i] = keep + __shfl_xor_sync(kAllLanes, give, offset);
-    }
-    if constexpr (offset > least) scatter_sum<half, offset / 2, least>(values, lane);
-}
-
-__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged, f16) {
-    const uint4 v = *reinterpret_cast<const uint4*>(staged);
-    const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const float2 two = unpack_f16(pairs[i]);
-        out[2 * i] = two.x;
-        out[2 * i + 1] = two.y;
-    }
-}
-
-__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged, fp8) {
-    const uint2 v = *reinterpret_cast<const uint2*>(staged);
-#pragma unroll
-    for (int i = 0; i < kLaneDims; i += 4) {
-        const uint2 halves = widen_fp8(i == 0 ? v.x : v.y);
-        const float2 low = unpack_f16(halves.x), high = unpack_f16(halves.y);
-        out[i] = low.x;
-        out[i + 1] = low.y;
-        out[i + 2] = high.x;
-        out[i + 3] = high.y;
-    }
-}
-
-__device__ __forceinline__ void read_eight(float (&out)[kLaneDims], const std::byte* staged,
-                                           float) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const float4 v = *reinterpret_cast<const float4*>(staged + i * kWarp * 16);
-        out[4 * i] = v.x;
-        out[4 * i + 1] = v.y;
-        out[4 * i + 2] = v.z;
-        out[4 * i + 3] = v.w;
-    }
-}
-
-// A warp's softmax over its keys so far. A lane has eight dimensions of its own keys' weighted
-// values for all heads, and the state of the heads whose scores it holds.
-template <class T, int head_dim>
-struct Softmax {
-    using S = Shape<T, head_dim>;
-
-    float q[kLaneValues], out[kLaneValues];  // [head][dimension]
-    float max[S::kOwned], sum[S::kOwned];
-
-    __device__ __forceinline__ void begin(const AttentionArgs& a, const Piece& piece, int lane) {
-        const size_t head = size_t(piece.row) * a.heads + piece.first_head;
-        const float* from = a.q + head * head_dim + lane % S::kLanes * kLaneDims;
-#pragma unroll
-        for (int i = 0; i < kLaneValues; i += 4) {
-            const int h = i / kLaneDims;
-            float4 v = make_float4(0, 0, 0, 0);
-            if (h < piece.heads)
-                v = *reinterpret_cast<const float4*>(from + h * head_dim + i % kLaneDims);
-            q[i] = v.x * kScoreScale<head_dim>;
-            q[i + 1] = v.y * kScoreScale<head_dim>;
-            q[i + 2] = v.z * kScoreScale<head_dim>;
-            q[i + 3] = v.w * kScoreScale<head_dim>;
-            out[i] = out[i + 1] = out[i + 2] = out[i + 3] = 0;
-        }
-#pragma unroll
-        for (int r = 0; r < S::kOwned; ++r) {
-            max[r] = kLowest;
-            sum[r] = 0;
-        }
-    }
-
-    // A block of keys and values; only the first `keys` of them are the row's.
-    __device__ __forceinline__ void add(const std::byte* staged, int keys, int lane) {
-        float score[S::kPasses][S::kOwned];
-#pragma unroll
-        for (int p = 0; p < S::kPasses; ++p) {
-            float key[kLaneDims], dot[kGroupHeads];
-            read_eight(key, staged + p * S::kLoads * kWarp * S::kLoadBytes, T{});
-#pragma unroll
-            for (int h = 0; h < kGroupHeads; ++h) {
-                dot[h] = q[h * kLaneDims] * key[0];
-#pragma unroll
-                for (int d = 1; d < kLaneDims; ++d)
-                    dot[h] = fmaf(q[h * kLaneDims + d], key[d], dot[h]);
-            }
-            scatter_sum<kGroupHeads, S::kLanes / 2, 1>(dot, lane);
-            const bool seen = p * S::kKeys + lane / S::kLanes < keys;
-#pragma unroll
-            for (int r = 0; r < S::kOwned; ++r)
-                score[p][r] = seen ? dot[r] : -__int_as_float(0x7f800000);
-        }
-        weigh(score);
-#pragma unroll
-        for (int p = 0; p < S::kPasses; ++p) {
-            if constexpr (sizeof(T) == 1) forget(lane);  // a register is missing on sm_80
-            float value[kLaneDims];
-            read_eight(value, staged + (S::kPasses + p) * S::kLoads * kWarp * S::kLoadBytes, T{});
-#pragma unroll
-            for (int h = 0; h < kGroupHeads; ++h) {
-                const int owner = lane / S::kLanes * S::kLanes + h / S::kOwned;
-                const float weight = __shfl_sync(kAllLanes, score[p][h % S::kOwned], owner);
-#pragma unroll
-                for (int d = 0; d < kLaneDims; ++d)
-                    out[h * kLaneDims + d] = fmaf(weight, value[d], out[h * kLaneDims + d]);
-            }
-        }
-    }
-
-    // Scores to weights, and what is there already relative to the new maxima.
-    __device__ __forceinline__ void weigh(float (&score)[S::kPasses][S::kOwned]) {
-        float scale[S::kOwned];
-        bool rises = false;
-#pragma unroll
-        for (int r = 0; r < S::kOwned; ++r) {
-            float top = score[0][r];
-#pragma unroll
-            for (int p = 1; p < S::kPasses; ++p) top = fmaxf(top, score[p][r]);
-#pragma unroll
-            for (int offset = S::kLanes; offset < kWarp; offset *= 2)
-                top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, offset));
-            top = fmaxf(top, max[r]);
-            scale[r] = exp2f(max[r] - top);
-            max[r] = top;
-            sum[r] *= scale[r];
-#pragma unroll
-            for (int p = 0; p < S::kPasses; ++p) {
-                score[p][r] = exp2f(score[p][r] - top);
-                sum[r] += score[p][r];
-            }
-            rises |= scale[r] != 1;
-        }
-        if (!__any_sync(kAllLanes, rises)) return;
-#pragma unroll
-        for (int h = 0; h < kGroupHeads; ++h) {
-            const float factor = __shfl_sync(kAllLanes, scale[h % S::kOwned], h / S::kOwned);
-#pragma unroll
-            for (int d = 0; d < kLaneDims; ++d) out[h * kLaneDims + d] *= factor;
-        }
-    }
-
-    // Adds up over the lanes that held different keys.
-    __device__ __forceinline__ void finish(Partial<head_dim>& to, int lane) {
-        constexpr int kept = kLaneValues / S::kKeys;
-        scatter_sum<kLaneValues, kWarp / 2, S::kLanes>(out, lane);
-#pragma unroll
-        for (int i = 0; i < kept; i += 4) {
-            const int head = lane / S::kLanes * (kept / kLaneDims) + i / kLaneDims;
-            float* at = to.out[head] + lane % S::kLanes * kLaneDims + i % kLaneDims;
-            *reinterpret_cast<float4*>(at) =
-                make_float4(out[i], out[i + 1], out[i + 2], out[i + 3]);
-        }
-#pragma unroll
-        for (int r = 0; r < S::kOwned; ++r) {
-#pragma unroll
-            for (int offset = S::kLanes; offset < kWarp; offset *= 2)
-                sum[r] += __shfl_xor_sync(kAllLanes, sum[r], offset);
-            if (lane >= S::kLanes) continue;
-            to.max[lane * S::kOwned + r] = max[r];
-            to.sum[lane * S::kOwned + r] = sum[r];
-        }
-    }
-};
 
 // What of a kernel may come before the kernels it follows have ended: that which the qkv kernel
 // just before it does not write. It starts once that one has its own input (let_next_kernel_start),
@@ -202,30 +20,34 @@ struct Start {
     }
 };
 
+template <class T, int head_dim>
+using Softmax = std::conditional_t<std::is_same_v<T, float>, FloatSoftmax<head_dim>,
+                                   MatrixSoftmax<T, head_dim>>;
+
 // This warp's keys of the unit: every fourth block.
 template <class T, int head_dim>
 __device__ __forceinline__ void attend(const AttentionArgs& a, const Piece& piece,
                                        std::byte* shared, Start& start) {
-    using S = Shape<T, head_dim>;
+    using F = Fetch<T, head_dim>;
+    constexpr int kBlockKeys = Stage<T, head_dim>::kBlockKeys;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    std::byte* staged = shared + lane * S::kLoadBytes;
-    Fetch<T, head_dim> fetch{kv_home(*a.rows[piece.row].kv, a), piece.begin + warp * S::kBlockKeys,
-                             nullptr};
-    fetch.find(a, piece);
+    F fetch(a, piece, piece.begin + warp * kBlockKeys);
 #pragma unroll 1
-    for (int i = 0; i < S::kStages; ++i) {
-        if (fetch.next + S::kBlockKeys > piece.first_new) start.wait();
-        fetch.block(a, piece, staged + i * S::kStageBytes, lane);
+    for (int i = 0; i < F::kStages; ++i) {
+        if (fetch.next + kBlockKeys > piece.first_new) start.wait();
+        fetch.block(a, piece, shared + i * F::kStageBytes, lane);
     }
     start.wait();
     Softmax<T, head_dim> softmax;
     softmax.begin(a, piece, lane);
-    for (int stage = 0;; stage = stage + 1 < S::kStages ? stage + 1 : 0) {
-        const int keys = piece.end - (fetch.next - S::kStages * fetch.kStride);
+    for (int stage = 0;; stage = stage + 1 < F::kStages ? stage + 1 : 0) {
+        const int keys = piece.end - (fetch.next - F::kStages * F::kStride);
         if (keys <= 0) break;
-        copy_async_wait<S::kStages - 1>();
-        softmax.add(staged + stage * S::kStageBytes, keys, lane);
-        fetch.block(a, piece, staged + stage * S::kStageBytes, lane);
+        copy_async_wait<F::kStages - 1>();
+        __syncwarp();  // other lanes' copies are there
+        softmax.add(shared + stage * F::kStageBytes, keys, lane);
+        __syncwarp();  // and read
+        fetch.block(a, piece, shared + stage * F::kStageBytes, lane);
     }
     copy_async_wait<0>();
     __syncwarp();

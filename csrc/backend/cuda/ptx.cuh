@@ -95,14 +95,6 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
                  : "memory");
 }
 
-// The same of 8 bytes.
-__device__ __forceinline__ void copy_async_8(void* shared, const void* global, bool valid) {
-    const int bytes = valid ? 8 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(bytes)
-                 : "memory");
-}
-
 __device__ __forceinline__ void copy_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -131,6 +123,13 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t pair) {
     asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}"
         : "=f"(out.x), "=f"(out.y)
         : "r"(pair));
+    return out;
+}
+
+// 2^x as exp2f has it, but 0 where that is below 2^-126: one instruction.
+__device__ __forceinline__ float power_of_two(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 }
 
