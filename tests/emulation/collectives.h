@@ -212,8 +212,5 @@ T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> valu
                                             [&](T old) { return old == expected ? value : old; });
 }
 
-inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline void __threadfence_system() {}
 inline void __nanosleep(unsigned) { gptoss::emulation::yield(); }
 [[noreturn]] inline void __trap() { gptoss::emulation::fail("the kernel called __trap()"); }

@@ -61,6 +61,8 @@ inline void copy_async_16(void* shared, const void* global, bool valid) {
     emulation::copy_async(shared, valid ? global : nullptr, 16);
 }
 
+inline unsigned count_arrival(unsigned* counter) { return atomicAdd(counter, 1u); }
+
 inline void copy_async_commit() { ++emulation::running->copy_groups; }
 
 template <int pending>

@@ -11,12 +11,10 @@ __device__ __forceinline__ bool arrive_last(unsigned* counter, unsigned count) {
     __shared__ bool last;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();  // of the whole block's writes, which the barrier put before it
-        last = atomicAdd(counter, 1u) == count - 1;
+        last = count_arrival(counter) == count - 1;
         if (last) *counter = 0;
     }
     __syncthreads();
-    if (last) __threadfence();
     return last;
 }
 

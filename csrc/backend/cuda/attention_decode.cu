@@ -114,14 +114,12 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
     merge_warps<head_dim>(a, piece, shared, units);
     if (piece.units == 1) return;
     // Who comes last sees what all others have written.
-    __threadfence();
     __syncthreads();
     unsigned* finished = scratch.finished + piece.pair;
     Merge& merge = *reinterpret_cast<Merge*>(shared);
-    if (threadIdx.x == 0) merge.last = atomicAdd(finished, 1u) == unsigned(piece.units) - 1;
+    if (threadIdx.x == 0) merge.last = count_arrival(finished) == unsigned(piece.units) - 1;
     __syncthreads();
     if (!merge.last) return;
-    __threadfence();
     merge_units<head_dim>(a, piece, units, merge);
     if (threadIdx.x == 0) *finished = 0;
 }

@@ -67,12 +67,10 @@ struct DownEpilogue {
             __syncthreads();
             if (mine < items) {
                 unsigned* counter = arrived + (first + mine) % panels;
-                __threadfence();  // of the whole block's writes, which the barrier put before it
-                last[mine] = atomicAdd(counter, 1u) == unsigned(units) - 1;
+                last[mine] = count_arrival(counter) == unsigned(units) - 1;
                 if (last[mine]) *counter = 0;
             }
             __syncthreads();
-            __threadfence();
 #pragma unroll 1
             for (int i = threadIdx.x; i < items * sum.tokens * kTileRows; i += kDecodeThreads) {
                 const int item = i / (sum.tokens * kTileRows);

@@ -171,6 +171,18 @@ __device__ __forceinline__ uint2 unpack_fp8(uint32_t four) {
 }
 #endif
 
+// Adds one to a counter in global memory and returns what it was. What a block wrote before a
+// barrier before this is visible to all of a block that sees it here and has a barrier next:
+// release and acquire, where two of __threadfence would order more and wait longer.
+__device__ __forceinline__ unsigned count_arrival(unsigned* counter) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(counter))
+                 : "memory");
+    return before;
+}
+
 // What follows from x is computed again where it is used: nothing of it stays in registers.
 template <class T>
 __device__ __forceinline__ void forget(T& x) {
