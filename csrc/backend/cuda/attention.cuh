@@ -13,6 +13,8 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr float kLog2E = 1.442695040888963407f;
 // Where maxima start from: finite, so that no difference is infinity minus infinity.
 constexpr float kLowest = -3.402823466e38f;
+// The score of a key that is not seen.
+__device__ __forceinline__ float hidden_score() { return -__int_as_float(0x7f800000); }
 
 template <int head_dim>
 constexpr float kScoreScale = kLog2E / (head_dim == 64 ? 8.0f : 5.656854249492380195f);
@@ -41,6 +43,12 @@ __device__ __forceinline__ const std::byte* find_keys(const void* home, const At
     if (!a.kv.window)
         base = static_cast<const std::byte* const*>(home)[unsigned(position) / a.kv.slots];
     return base + a.kv.offset + unsigned(kv_head * a.kv.slots) * unsigned(head_dim * sizeof(T));
+}
+
+// A ring may be shorter than what a slot was moved by.
+__device__ __forceinline__ unsigned wrapped(unsigned slot, unsigned slots) {
+    while (slot >= slots) slot -= slots;
+    return slot;
 }
 
 // Bytes from a key to its value.

@@ -22,12 +22,12 @@ namespace gptoss::cuda {
 namespace decode_attention {
 namespace {
 
-constexpr int kBlocksPerMultiprocessor = 3;  // by registers, of float32
-// On the matrix units registers are left for blocks of the next kernel beside them.
+constexpr int kBlocksPerMultiprocessor = 3;  // launched; of float32 no more have registers
+// On the matrix units registers are left beside them for a block of the next kernel.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kUnitBlocks = 4;  // with fewer registers it spills
+constexpr int kMatrixBlocks = 4;  // not here, where it would spill
 #else
-constexpr int kUnitBlocks = 5;
+constexpr int kMatrixBlocks = 5;
 #endif
 
 // Rows of one launch: a lane finds out about each, and scratch is for no more.
@@ -39,7 +39,8 @@ struct Units {
     Partial<head_dim>* partials;  // [rows, pairs, kMostUnits]
 };
 
-// What the threads of a block share beside the warps' own parts: registers are all taken.
+// What the threads of a block share beside the warps' own parts: in float32 registers are all
+// taken.
 struct Desk {
     Piece piece;
     int number;  // of the piece
@@ -125,7 +126,8 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
 }
 
 template <class T, int head_dim>
-__global__ void __launch_bounds__(kThreads, sizeof(T) <= 2 ? kUnitBlocks : kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads,
+                                  sizeof(T) <= 2 ? kMatrixBlocks : kBlocksPerMultiprocessor)
     attention_decode_kernel(AttentionArgs a, Units<head_dim> scratch) {
     Desk& desk = *reinterpret_cast<Desk*>(shared_memory() + kWarps * kWarpBytes);
     const int lane = threadIdx.x % kWarp;

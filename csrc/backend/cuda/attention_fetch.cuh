@@ -78,30 +78,33 @@ struct Stage {
     }
 };
 
-// Of 16 bits or fewer, a row a key, whose units of 16 bytes are turned from key to key: what eight
-// lanes read at once is to lie in different banks.
+// Of 16 bits or fewer, a row a key. Parts of 16 bytes change places from key to key: what lanes
+// read at once, the same part of several keys, is to lie in different banks.
 template <class T, int head_dim>
     requires(sizeof(T) <= 2)
 struct Stage<T, head_dim> {
     static constexpr int kBlockKeys = 16;  // of one product with values
     static constexpr unsigned kRowBytes = head_dim * sizeof(T);
-    static constexpr unsigned kUnits = kRowBytes / 16;
-    static constexpr int kParts = kBlockKeys * kUnits / kWarp;
+    static constexpr unsigned kRowParts = kRowBytes / 16;
+    static constexpr int kParts = kBlockKeys * kRowParts / kWarp;
     static constexpr int kHalfBytes = kBlockKeys * kRowBytes;
 
     static __device__ __forceinline__ unsigned first(int lane) { return lane * 16; }
     static __device__ __forceinline__ constexpr unsigned step(int part) {
         return part * (kWarp * 16);
     }
-    // As at() has it. A part's keys are those of the one before and, of long rows, four more.
+    // As at() has it. From part to part keys are 4 on where a row has eight parts, else a multiple
+    // of 8: only 4 on changes places, by four parts.
     static __device__ __forceinline__ unsigned place(int part, int lane) {
         const unsigned own = at(first(lane) / kRowBytes, first(lane) % kRowBytes);
-        return (own ^ (kUnits == 8 && part % 2 ? 64 : 0)) + step(part);
+        return (own ^ (kRowParts == 8 && part % 2 ? 64 : 0)) + step(part);
     }
-    // Byte `offset` of a key's row.
+    // Byte `offset` of a key's row. Short rows change places within a line of all banks.
     static __device__ __forceinline__ unsigned at(unsigned key, unsigned offset) {
-        const unsigned turn = kUnits == 8 ? (key & 6) ^ (key & 1) << 2 : key / 2 % kUnits;
-        return key * kRowBytes + (offset ^ turn * 16);
+        const unsigned turn = kRowParts == 8   ? ((key & 6) ^ (key & 1) << 2) * 16
+                              : kRowParts == 4 ? key / 2 % 4 * 32
+                                               : key / 4 % 2 * 32;
+        return (key * kRowBytes + offset) ^ turn;
     }
 };
 
@@ -133,8 +136,8 @@ struct Fetch {
                                           std::byte* staged, int lane) {
         const int left = piece.end - next;
         const unsigned slots = a.kv.slots;
-        const std::byte* from = keys + (slot * kKeyBytes + S::first(lane));
         if (left >= S::kBlockKeys && slot + S::kBlockKeys <= slots) {
+            const std::byte* from = keys + (slot * kKeyBytes + S::first(lane));
             const std::byte* values = from + to_values<T, head_dim>(a);
 #pragma unroll
             for (int i = 0; i < S::kParts; ++i) {
@@ -149,7 +152,8 @@ struct Fetch {
                 const bool seen = int(key) < left;
                 // A block starts with a key that is seen: it goes round a ring once at most.
                 const unsigned back = slot + key >= slots ? slots * kKeyBytes : 0;
-                const std::byte* at = seen ? from + S::step(i) - back : keys;
+                const unsigned offset = slot * kKeyBytes + S::first(lane) + S::step(i) - back;
+                const std::byte* at = seen ? keys + offset : keys;
                 std::byte* to = staged + S::place(i, lane);
                 copy_async_16(to, at, seen);
                 copy_async_16(to + S::kHalfBytes, at + to_values<T, head_dim>(a), seen);
@@ -159,8 +163,7 @@ struct Fetch {
         next += kStride;
         slot += kStride;
         if (slot < slots) return;
-        // A ring may be shorter than a stride.
-        while (slot >= slots) slot -= slots;
+        slot = wrapped(slot, slots);
         if (!a.kv.window) find(a, piece);
     }
 };

@@ -82,8 +82,7 @@ struct FloatSoftmax {
             scatter_sum<kGroupHeads, S::kLanes / 2, 1>(dot, lane);
             const bool seen = p * S::kKeys + lane / S::kLanes < keys;
 #pragma unroll
-            for (int r = 0; r < S::kOwned; ++r)
-                score[p][r] = seen ? dot[r] : -__int_as_float(0x7f800000);
+            for (int r = 0; r < S::kOwned; ++r) score[p][r] = seen ? dot[r] : hidden_score();
         }
         weigh(score);
 #pragma unroll

@@ -1,7 +1,7 @@
 // Attention of single rows: parts of a row's keys to one. See attention_decode.cu.
 #pragma once
 
-#include "backend/cuda/attention_units.cuh"
+#include "backend/cuda/attention_warp.cuh"
 
 namespace gptoss::cuda::decode_attention {
 

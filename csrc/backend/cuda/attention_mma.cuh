@@ -9,6 +9,7 @@
 // so may the dimensions of its results. A lane therefore takes what lies together in memory.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "backend/cuda/attention_fetch.cuh"
@@ -21,18 +22,19 @@ namespace gptoss::cuda::decode_attention {
 template <class T, int head_dim>
 struct MatrixSoftmax {
     using S = Stage<T, head_dim>;
+    static_assert(kGroupHeads == 8 && S::kBlockKeys == 16);
     static constexpr int kDepths = head_dim / 16;  // products of a key
     static constexpr int kColumns = head_dim / 8;  // tiles of a value, and dimensions of a lane
 
     uint32_t q[kDepths][4];
     float out[kColumns][4];
-    float unit;      // of products with q
+    float inverse;   // of q's scale
     float max, sum;  // of head g; sum: of this lane's weights, kMostWeight times too large
 
-    // The first of the four dimensions that lane t has of product `depth`: of a key's units of 16
+    // The first of the four dimensions that lane t has of product `depth`: of a key's parts of 16
     // bytes, or of 8 where it has no four, a lane has every fourth.
     static __device__ __forceinline__ int dimension(int depth, int t) {
-        constexpr int kTogether = (S::kUnits >= 4 ? 16 : 8) / sizeof(T);
+        constexpr int kTogether = (S::kRowParts >= 4 ? 16 : 8) / sizeof(T);
         constexpr int kDepthsTogether = kTogether / 4;
         return (depth / kDepthsTogether * 4 + t) * kTogether + depth % kDepthsTogether * 4;
     }
@@ -56,7 +58,7 @@ struct MatrixSoftmax {
                                    fmaxf(fabsf(v[d].z), fabsf(v[d].w))));
         }
         const QueryScale by(top);
-        unit = by.unit;
+        inverse = by.inverse;
 #pragma unroll
         for (int d = 0; d < kDepths; ++d) {
             split_f16(v[d].x * by.scale, v[d].y * by.scale, q[d][0], q[d][1]);
@@ -81,8 +83,8 @@ struct MatrixSoftmax {
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const bool seen = 8 * n + lane % 4 * 2 + i < keys;
-                const float both = (score[i] + score[2 + i]) * unit;
-                weight[2 * n + i] = seen ? both : -__int_as_float(0x7f800000);
+                const float both = (score[i] + score[2 + i]) * inverse;
+                weight[2 * n + i] = seen ? both : hidden_score();
             }
         }
         weigh(weight);
@@ -152,16 +154,15 @@ struct MatrixSoftmax {
         const std::byte* at = values + S::at(key, g * kLoadBytes);
         using Load = std::conditional_t<kLoadBytes == 16, uint4,
                                         std::conditional_t<kLoadBytes == 8, uint2, uint32_t>>;
-        union {
-            Load all;
-            uint32_t words[kLoadBytes / 4];
-        } loaded = {*reinterpret_cast<const Load*>(at)};
+        const Load loaded = *reinterpret_cast<const Load*>(at);
+        uint32_t words[kLoadBytes / 4];
+        memcpy(words, &loaded, kLoadBytes);
 #pragma unroll
         for (int i = 0; i < kLoadBytes / 4; ++i) {
             if constexpr (sizeof(T) == 2) {
-                out[i] = loaded.words[i];
+                out[i] = words[i];
             } else {
-                const uint2 pairs = widen_fp8(loaded.words[i]);
+                const uint2 pairs = widen_fp8(words[i]);
                 out[2 * i] = pairs.x;
                 out[2 * i + 1] = pairs.y;
             }

@@ -77,7 +77,7 @@ struct Warp {
             top = fmaxf(top, fmaxf(fabsf(q[i].x), fabsf(q[i].y)));
         }
         const QueryScale by(top);
-        if (lane % 4 == 0) unit(r) = by.unit;
+        if (lane % 4 == 0) unit(r) = by.inverse;
 #pragma unroll
         for (int i = 0; i < 2 * kDepths; ++i) {
             const int d = i / 2, place = i % 2 * 2 + r;
@@ -142,7 +142,7 @@ struct Warp {
                 for (int i = 0; i < 2; ++i) {
                     const int distance = ago - 8 * n - i;
                     if (distance < 0 || (window && distance >= window))
-                        score[n][2 * r + i] = -__int_as_float(0x7f800000);
+                        score[n][2 * r + i] = hidden_score();
                 }
             }
         }

@@ -2,6 +2,7 @@
 // both terms keep their precision.
 #pragma once
 
+#include "backend/cuda/activations.cuh"
 #include "backend/cuda/attention.cuh"
 
 namespace gptoss::cuda {
@@ -13,9 +14,10 @@ constexpr float kMostWeight = 0x1p15f;
 
 // Two floats as the sum of two pairs of float16.
 __device__ __forceinline__ void split_f16(float x, float y, uint32_t& high, uint32_t& low) {
-    high = pack_f16(x, y);
-    const float2 rounded = unpack_f16(high);
-    low = pack_f16(x - rounded.x, y - rounded.y);
+    uint32_t terms[2];
+    split_f16<2>(x, y, terms);
+    high = terms[0];
+    low = terms[1];
 }
 
 // The largest of a value over the four lanes that share a row.
@@ -27,14 +29,14 @@ __device__ __forceinline__ float row_max(float x) {
 // A power of two that brings the greatest of a query's parts to 2^13, and its inverse, by which
 // products with the scaled query are to be multiplied. Both are normal numbers.
 struct QueryScale {
-    float scale, unit;
+    float scale, inverse;
 
     // `top`: this lane's greatest, of the four that share a row.
     __device__ __forceinline__ explicit QueryScale(float top) {
         int exponent = int(__float_as_uint(row_max(top)) >> 23);
         exponent = ::min(::max(exponent, kQueryExponent + 1), 253);
         scale = __uint_as_float(unsigned(254 + kQueryExponent - exponent) << 23);
-        unit = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
+        inverse = __uint_as_float(unsigned(exponent - kQueryExponent) << 23);
     }
 };
 

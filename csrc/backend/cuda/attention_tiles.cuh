@@ -73,12 +73,6 @@ __device__ __forceinline__ int row_count(const AttentionArgs& a) {
     return min(a.tokens - first_row(a), tile_rows(a));
 }
 
-// A ring may be shorter than a tile.
-__device__ __forceinline__ unsigned wrapped(unsigned slot, unsigned slots) {
-    while (slot >= slots) slot -= slots;
-    return slot;
-}
-
 // By one warp; there is a next row.
 template <class T, int head_dim>
 __device__ __forceinline__ void take_run(const AttentionArgs& a, Desk& desk) {

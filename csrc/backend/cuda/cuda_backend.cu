@@ -308,7 +308,8 @@ std::vector<std::pair<std::string, std::string>> CudaBackend::describe() const {
         {"embed", "table look-up"},
         {"qkv", dense + "; norm, bias, rope and cache write fused"},
         {"attention", exact ? "float32, split over keys"
-                            : "decode: f16 mma, 2 terms, split over keys; prefill: f16 mma in tiles"},
+                            : "decode: f16 mma, 2 terms, split over keys; "
+                              "prefill: f16 mma in tiles"},
         {"attn_out", dense},
         {"router", "bf16 mma, " + terms + "; choice fused"},
         {"moe_up", experts + "; SwiGLU fused"},

@@ -15,7 +15,8 @@ namespace gptoss::cuda {
 constexpr int kDecodeWarps = 8;
 constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
-// Bytes of shared memory for two sets of sums of all warps, in turn, and for zeros.
+// Bytes of shared memory for two sets of sums of all warps, in turn (moe_decode: for one round's),
+// and for zeros.
 constexpr size_t kZeroBytes = 64;
 template <int groups>
 constexpr size_t kDecodeSumBytes =
@@ -161,7 +162,8 @@ __device__ __forceinline__ void multiply_chunk(float (&sums)[groups][4], const s
 
 // A warp's way through chunks [0, chunks) of the block's items, each a panel or a part of one: its
 // own are those numbered warp, warp + 8 and so on of each. Way is where the items' panels lie: bool
-// next(Panel&) goes on to the next one, false past the last.
+// next(Panel&) goes on to the next one, false past the last. With kFollows, bool follow() does so
+// if that lies right behind, of a matrix `m`, and else nothing.
 template <class Tiles, int ring_bytes, class Way>
 struct WeightStream {
     using Piece = Chunk<Tiles>;
@@ -208,8 +210,9 @@ struct WeightStream {
                 steps * int(Tiles::kStepScaleBytes) - own * (kDecodeWarps * Piece::kScaleBytes);
             left = own;
             return true;
+        } else {
+            return false;
         }
-        return false;
     }
 
     __device__ __forceinline__ void copy(int to) {

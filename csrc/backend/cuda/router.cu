@@ -67,11 +67,11 @@ __device__ void choose(const Choice& c, int row, int lane) {
         uint64_t top = 0;
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) top = key[i] > top ? key[i] : top;
-        // The best score of all lanes, then the lowest id that has it.
+        // The lanes' greatest key, half by half.
         const auto high = static_cast<unsigned>(top >> 32), low = static_cast<unsigned>(top);
-        const unsigned best_score = __reduce_max_sync(0xffffffffu, high);
-        const unsigned best_id = __reduce_max_sync(0xffffffffu, high == best_score ? low : 0);
-        top = uint64_t{best_score} << 32 | best_id;
+        const unsigned best_high = __reduce_max_sync(0xffffffffu, high);
+        const unsigned best_low = __reduce_max_sync(0xffffffffu, high == best_high ? low : 0);
+        top = uint64_t{best_high} << 32 | best_low;
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i)
             if (key[i] == top) key[i] = 0;
