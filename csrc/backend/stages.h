@@ -144,6 +144,7 @@ struct MoeDownArgs {
     float* x;             // [tokens, hidden]   in and out: residual
     Form form;
     int tokens, hidden, inner, experts, top_k;
+    bool after_up;  // the stage before was moe_up with the same `expert`
 };
 
 // Normalise and multiply the rows asked for. There is one form: a prompt's last row, too, is

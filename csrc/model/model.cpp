@@ -133,7 +133,7 @@ void Model::layers(int tokens, Form form, const Interrupt& interrupt) {
         attn_out(layer, tokens, form, b.attention, b.x);
         router(layer, tokens, form, b.x, b.h, b.expert, b.weight);
         moe_up(layer, tokens, form, b.h, b.expert, b.act);
-        moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x);
+        moe_down(layer, tokens, form, b.act, b.expert, b.weight, b.x, /*after_up=*/true);
     }
     wait_for_weights(interrupt);  // logits are next
 }

@@ -107,7 +107,7 @@ class Model {
                 float* weight);
     void moe_up(int layer, int tokens, Form form, const void* h, const int* expert, void* act);
     void moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
-                  const float* weight, float* x);
+                  const float* weight, float* x, bool after_up = false);
     void logits(const float* x, const int* which, int outputs, float* out);
 
     size_t scratch_bytes() const { return memory_.size() + backend_->scratch_bytes(config_); }

@@ -43,11 +43,11 @@ void Model::moe_up(int layer, int tokens, Form form, const void* h, const int* e
 }
 
 void Model::moe_down(int layer, int tokens, Form form, const void* act, const int* expert,
-                     const float* weight, float* x) {
+                     const float* weight, float* x, bool after_up) {
     const PlacedLayer& w = weights_->layers[layer];
     backend_->moe_down({act, expert, weight, w.moe_down, w.moe_down_bias, x, form, tokens,
                         config_.hidden_size, config_.intermediate_size, config_.experts,
-                        config_.experts_per_token});
+                        config_.experts_per_token, after_up});
 }
 
 void Model::logits(const float* x, const int* which, int outputs, float* out) {

@@ -123,8 +123,8 @@ template <class Rows>
 void prefill(const Device& device, const MoeDownArgs& a, const Scratch& scratch) {
     const int pairs = a.tokens * a.top_k;
     const Sum sum = {scratch.partial, a.weight, a.x, a.tokens, a.hidden, a.top_k};
-    // A step's moe_down has the expert choice of its moe_up, but need not have had one.
-    sort_pairs(device, a.expert, pairs, a.experts, Rows::terms, scratch);
+    // Else moe_up has sorted them.
+    if (!a.after_up) sort_pairs(device, a.expert, pairs, a.experts, Rows::terms, scratch);
     launch_expert_prefill<Rows>(device, a.matrix, static_cast<const std::byte*>(a.act), 1, pairs,
                                 a.experts, scratch,
                                 PrefillDown{{a.bias, scratch.partial, nullptr, sum}});
