@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import gptoss_native as gn
 import numpy as np
@@ -19,6 +20,14 @@ INSTRUCTION_SETS = ["scalar", "avx2", "avx512", "amx"]
 EMULATED = "cuda-emulated"
 # A model that the emulated device takes a hundredth of a second a step for.
 SMALLEST = SMALL | {"vocab_size": 40}
+
+
+def run_threads(*works):
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def pytest_addoption(parser):
