@@ -58,6 +58,63 @@ class Some:
         assert self.asked == sorted(self.asked)
 
 
+class Stretches(Some):
+    """Free text until one of a few tokens comes, then three that must, a quarter, and so on.
+
+    It says so ahead.
+    """
+
+    def __init__(self, seed=0, vocab=VOCAB, leaves=8):
+        super().__init__(seed, vocab)
+        self.leaving = set(range(0, vocab, leaves))
+        self.free = np.arange(vocab) % 3 > 0
+        bits = np.zeros((2, -(-vocab // 32)), np.int32)
+        fill(bits[0], self.free)
+        fill(bits[1], self.free & ~np.isin(np.arange(vocab), list(self.leaving)))
+        self.fixed = gn.FixedMask(*bits)
+
+    def state(self, said):
+        """Return how many tokens ago free text was left; None within it."""
+        since = None
+        for token in said:
+            since = (0 if token in self.leaving else None) if since is None else since + 1
+            since = None if since == 4 else since
+        return since
+
+    def allowed_after(self, said):
+        since = self.state(said)
+        if since is None:
+            return self.free
+        if since < 3:
+            return np.arange(self.vocab) == (31 * len(said) + self.seed) % self.vocab
+        return self.allowed(len(said))
+
+    def mask(self, out):
+        fill(out, self.allowed_after(self.accepted))
+
+    def mask_after(self, ids, out):
+        said = self.accepted.copy()
+        for token in ids:
+            assert self.allowed_after(said)[token]
+            said.append(token)
+        fill(out, self.allowed_after(said))
+
+    def ahead(self, guess):
+        said, ids = self.accepted.copy(), []
+        if self.state(said) is None:
+            return self.fixed
+        while (since := self.state(said)) is not None and since < 3:
+            ids.append(int(np.flatnonzero(self.allowed_after(said))[0]))
+            said.append(ids[-1])
+        if ids:
+            return ids, len(ids)
+        for token in guess:
+            if not self.allowed_after(said)[token]:
+                break
+            said.append(token)
+        return said[len(self.accepted) :], 0
+
+
 class Failing(Some):
     """Raises when the token `at` is to be masked, or has come."""
 
