@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from test_cli import BUFFERED, NOTE, PROGRAM, complaint, run
+from program import BUFFERED, NOTE, PROGRAM, complaint, run
 
 QUESTION = "What is 17 + 25?"
 REASONING = "17+25: 7+5=12 [2], 1+2+1=4 [42]."

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from test_cli import complaint, run
+from program import complaint, run
 
 
 @pytest.mark.parametrize(
