@@ -9,6 +9,7 @@ import pathlib
 from importlib import resources
 
 import pytest
+from gptoss_native.tokenizer import Tokenizer
 
 DEMO = pathlib.Path(str(resources.files("gptoss_native") / "demo"))
 O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -69,3 +70,10 @@ def as_tokenizer_json(ranks, special):
     pattern = values["pre_tokenizer"]["pretokenizers"][0]["pattern"]
     pattern["Regex"] = pattern["Regex"].replace(r"\p{N}{1}", r"\p{N}{1,3}")
     return values
+
+
+def load(tmp_path, values):
+    """Read a tokenizer.json given as bytes or as a JSON value."""
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(values if isinstance(values, bytes) else json.dumps(values).encode())
+    return Tokenizer.from_file(file)

@@ -61,14 +61,14 @@ inline void copy_async_16(void* shared, const void* global, bool valid) {
     emulation::copy_async(shared, valid ? global : nullptr, 16);
 }
 
-inline unsigned count_arrival(unsigned* counter) { return atomicAdd(counter, 1u); }
-
 inline void copy_async_commit() { ++emulation::running->copy_groups; }
 
 template <int pending>
 inline void copy_async_wait() {
     emulation::wait_for_copies(pending);
 }
+
+inline unsigned count_arrival(unsigned* counter) { return atomicAdd(counter, 1u); }
 
 inline float power_of_two(float x) {
     const float out = exp2f(x);

@@ -199,8 +199,8 @@ inline I32x16 dot_int8(const ByteTile& tile, const int8_t* x, I32x16 start) {
 constexpr int kWideRows = 5, kWidePanels = 2;
 constexpr bool kWideHeld = true;  // so do the sums of floats
 
-// Half an e8m0 scale, as its exponent, and x times it: where a multiplication takes the units of
-// dot_pairs, this one is shared with the adders (Zen 4).
+// Half an e8m0 scale, as its exponent, and x times it. Among 16 dot_pairs, a conversion and an fma
+// this costs Zen 4 no cycle (17.1 in all), where a multiplication costs one (18.1).
 inline F32x16 load_half_e8m0(const void* p) {
     const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
     return {_mm512_cvtepi32_ps(_mm512_sub_epi32(e, _mm512_set1_epi32(128)))};

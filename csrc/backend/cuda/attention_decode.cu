@@ -114,7 +114,7 @@ __device__ __forceinline__ void attend_piece(const AttentionArgs& a, const Piece
     Partial<head_dim>* units = scratch.partials + size_t(piece.pair) * kMostUnits;
     merge_warps<head_dim>(a, piece, shared, units);
     if (piece.units == 1) return;
-    // Who comes last sees what all others have written.
+    // As arrive_last(), with which a register would spill.
     __syncthreads();
     unsigned* finished = scratch.finished + piece.pair;
     Merge& merge = *reinterpret_cast<Merge*>(shared);
